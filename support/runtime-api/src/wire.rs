@@ -1,0 +1,156 @@
+//! The lines of the protocol.
+
+use std::collections::BTreeMap;
+
+use ids::{Epoch, Port, SpriteName};
+use serde::{Deserialize, Serialize};
+
+/// The longest line that either side accepts, in bytes. A configuration with a large environment is
+/// the longest line there is.
+pub const MAX_LINE_BYTES: usize = 1 << 20;
+
+/// The first line on every stream.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(tag = "op", rename_all = "snake_case")]
+pub enum Request {
+    /// Connect to something in the sprite.
+    Dial(DialRequest),
+    /// Become the control stream.
+    Control,
+}
+
+/// Asks for a connection.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct DialRequest {
+    /// To what.
+    pub target: Target,
+    /// How long the runtime may wait until something listens there, in milliseconds.
+    pub wait_ms: u64,
+    /// Whether to hand the connected socket over instead of relaying it.
+    pub handoff: bool,
+    /// For the runtime's log: the request that wants this connection.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub request_id: Option<String>,
+}
+
+/// What to connect to in a sprite.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Target {
+    /// The sprite's web server: the service with an `http_port`, else port 8080, else the first
+    /// HTTP port opened.
+    Web,
+    /// This port.
+    Port(Port),
+    /// The runtime's own HTTP API.
+    Api,
+}
+
+/// The answer to a [`Request`].
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(tag = "answer", rename_all = "snake_case")]
+pub enum Answer {
+    /// Done. `port` is the port that was dialled, if one was.
+    Ok {
+        /// The port that [`Target::Web`] turned out to be, or the port asked for.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        port: Option<Port>,
+    },
+    /// Not done, and why.
+    Refused(DialRefusal),
+}
+
+/// Why the runtime did not connect. No byte of the caller's has reached the sprite's program.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, thiserror::Error)]
+#[error("{message}")]
+pub struct DialRefusal {
+    /// For programs.
+    pub code: RefusalCode,
+    /// For people: what happened and what to do.
+    pub message: String,
+    /// The port that was tried, if one was chosen.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub port: Option<Port>,
+    /// What listens in the sprite instead.
+    #[serde(default)]
+    pub listening: Vec<Port>,
+}
+
+/// Kinds of [`DialRefusal`].
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RefusalCode {
+    /// Nothing listened on the port within the time allowed.
+    NotListening,
+    /// The service that owns the web port could not be started, or was stopped by hand.
+    ServiceDown,
+    /// The sprite is shutting down.
+    ShuttingDown,
+    /// The request made no sense to the runtime.
+    BadRequest,
+    /// The runtime is out of something (descriptors, say).
+    Exhausted,
+}
+
+/// A line from the host on the control stream.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(tag = "command", rename_all = "snake_case")]
+pub enum Command {
+    /// Who the sprite is. Services start when it has arrived for the first time; later ones only
+    /// update what can change while running.
+    Configure(Configuration),
+    /// Stop services and everything else (TERM, then KILL after the grace), then exit.
+    Shutdown {
+        /// Time between TERM and KILL, in milliseconds.
+        grace_ms: u64,
+    },
+    /// Answered by [`Event::Pong`].
+    Ping,
+}
+
+/// What a runtime must be told before it can serve.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Configuration {
+    /// The sprite's name; also its host name.
+    pub name: SpriteName,
+    /// The sprite's public URL, for `SPRITE_URL` in the environment of its processes.
+    pub url: String,
+    /// The network identity that this boot serves.
+    pub epoch: Epoch,
+    /// Extra environment for every process of the sprite.
+    #[serde(default)]
+    pub environment: BTreeMap<String, String>,
+}
+
+/// A line from the runtime on the control stream.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+pub enum Event {
+    /// The first line: who answers, and whether it has been configured (it has when an agent
+    /// comes back to a sprite that went on living).
+    Hello {
+        /// The runtime's version.
+        version: String,
+        /// The epoch of the configuration it runs with, if any.
+        configured: Option<Epoch>,
+    },
+    /// Configured; services that start on boot have been told to.
+    Ready,
+    /// A process began to listen.
+    PortOpened(ListeningPort),
+    /// It no longer listens.
+    PortClosed(ListeningPort),
+    /// Answer to [`Command::Ping`].
+    Pong,
+}
+
+/// A listening TCP socket in the sprite.
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
+pub struct ListeningPort {
+    /// The port.
+    pub port: Port,
+    /// The address it is bound to, such as `0.0.0.0` or `::1`.
+    pub address: String,
+    /// A process that has the socket open, if one was found.
+    pub pid: Option<u32>,
+}
