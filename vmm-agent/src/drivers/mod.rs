@@ -1,0 +1,202 @@
+//! How an agent runs a sprite.
+//!
+//! A driver is small: it makes a disk, starts a runtime as PID 1 with that disk, stops its time, ends
+//! it, and says where its socket is. What happens inside a sprite is the runtime's business, and when
+//! a verb is called is the sprite's task's, which calls at most one verb for one sprite at a time
+//! ([`Driver::exited`] and [`Driver::endpoint`] excepted: they may be called during any other).
+
+pub(crate) mod process;
+
+use std::{fmt, io, time::Duration};
+
+use agent_api::{Capabilities, lease::Endpoint};
+use async_trait::async_trait;
+use ids::{Epoch, SpriteId, SpriteName};
+
+/// What a driver must know of a sprite.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct SpriteSpec {
+    /// Names its disk, its cgroups, its socket.
+    pub(crate) id: SpriteId,
+    /// Its host name inside.
+    pub(crate) name: SpriteName,
+}
+
+/// What [`Driver::adopt`] found alive.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Adopted {
+    /// It runs.
+    Running,
+    /// It is paused.
+    Paused,
+}
+
+/// A verb of [`Driver`], for messages.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Verb {
+    /// [`Driver::prepare`]
+    Prepare,
+    /// [`Driver::start`]
+    Start,
+    /// [`Driver::pause`]
+    Pause,
+    /// [`Driver::resume`]
+    Resume,
+    /// [`Driver::suspend`]
+    Suspend,
+    /// [`Driver::stop`]
+    Stop,
+    /// [`Driver::destroy`]
+    Destroy,
+    /// [`Driver::adopt`]
+    Adopt,
+}
+
+impl fmt::Display for Verb {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Prepare => "prepare",
+            Self::Start => "start",
+            Self::Pause => "pause",
+            Self::Resume => "resume",
+            Self::Suspend => "suspend",
+            Self::Stop => "stop",
+            Self::Destroy => "destroy",
+            Self::Adopt => "adopt",
+        })
+    }
+}
+
+/// Why a verb failed. The sprite's disk is intact after any of these.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum DriverError {
+    /// This driver has no such verb; [`Capabilities`] said so.
+    #[error("the {driver} driver can't {verb}")]
+    Unsupported {
+        /// Which driver.
+        driver: &'static str,
+        /// What it was asked.
+        verb: Verb,
+    },
+    /// The sprite does not run, and the verb needs it to.
+    #[error("could not {verb} sprite {id}: it is not running")]
+    NotRunning {
+        /// What was asked.
+        verb: Verb,
+        /// Of which sprite.
+        id: SpriteId,
+    },
+    /// The sprite runs already, and the verb needs it not to.
+    #[error("could not {verb} sprite {id}: it is running")]
+    AlreadyRunning {
+        /// What was asked.
+        verb: Verb,
+        /// Of which sprite.
+        id: SpriteId,
+    },
+    /// The host refused something.
+    #[error("could not {verb} sprite {id}: {step}")]
+    Host {
+        /// What was asked.
+        verb: Verb,
+        /// Of which sprite.
+        id: SpriteId,
+        /// The step that failed, and on what.
+        step: String,
+        /// What the host said.
+        #[source]
+        source: io::Error,
+    },
+    /// The host did not finish in time.
+    #[error("could not {verb} sprite {id}: {step} took longer than {limit:?}")]
+    TimedOut {
+        /// What was asked.
+        verb: Verb,
+        /// Of which sprite.
+        id: SpriteId,
+        /// The step that did not end.
+        step: &'static str,
+        /// What it was given.
+        limit: Duration,
+    },
+}
+
+/// Runs sprites.
+///
+/// Every verb is idempotent in the sense told at it, so that a caller that does not know how its last
+/// call ended (the agent was killed, say) can call again.
+#[async_trait]
+pub(crate) trait Driver: Send + Sync + fmt::Debug {
+    /// Its name in settings and in a sprite's record.
+    fn name(&self) -> &'static str;
+
+    /// What it can do on this host.
+    fn capabilities(&self) -> Capabilities;
+
+    /// How a gateway reaches the sprite's runtime while it runs. Stable for the sprite's whole life.
+    fn endpoint(&self, id: SpriteId) -> Endpoint;
+
+    /// Makes the sprite's disk. Does nothing to a disk that is there, so it can be repeated; a disk
+    /// that an interrupted call left half made is made anew.
+    ///
+    /// # Cancel safety
+    /// Cancel safe: call again, or [`destroy`](Self::destroy).
+    async fn prepare(&self, sprite: &SpriteSpec) -> Result<(), DriverError>;
+
+    /// Starts the runtime with the sprite's disk.
+    ///
+    /// Order: after `prepare`, and not while it runs ([`DriverError::AlreadyRunning`]). When this
+    /// returns, the runtime has been executed and its socket takes connections: a control stream that
+    /// is opened now gets its Hello as soon as the runtime is up, and ends if it never comes up.
+    /// After an error nothing runs.
+    ///
+    /// # Cancel safety
+    /// A dropped future may leave the sprite running; [`stop`](Self::stop) it before the next start.
+    async fn start(&self, sprite: &SpriteSpec, epoch: Epoch) -> Result<(), DriverError>;
+
+    /// Stops the sprite's time: when this returns, not one of its processes runs until a resume.
+    /// Repeating it on a paused sprite does nothing. After an error the sprite runs.
+    ///
+    /// # Cancel safety
+    /// A dropped future leaves it paused, running or in between: call again, resume or stop.
+    async fn pause(&self, id: SpriteId) -> Result<(), DriverError>;
+
+    /// Starts the sprite's time again. Repeating it on a running sprite does nothing.
+    ///
+    /// # Cancel safety
+    /// As with [`pause`](Self::pause).
+    async fn resume(&self, id: SpriteId) -> Result<(), DriverError>;
+
+    /// Puts the sprite's memory on disk and gives the RAM back.
+    async fn suspend(&self, id: SpriteId) -> Result<(), DriverError>;
+
+    /// Ends the sprite in whatever state it is: thaws it, asks its runtime to end everything (TERM),
+    /// and kills what is left after `grace`. When this returns, no process, mount, namespace or
+    /// cgroup of the sprite is left; its disk is. Does nothing to a sprite that does not run.
+    ///
+    /// # Cancel safety
+    /// A dropped future leaves it running or ending: call again.
+    async fn stop(&self, id: SpriteId, grace: Duration) -> Result<(), DriverError>;
+
+    /// Removes the sprite's disk and all else of it, killing it first if it runs; never starts
+    /// anything. Does nothing to a sprite that is not there.
+    ///
+    /// # Cancel safety
+    /// A dropped future leaves a sprite that can only be destroyed again.
+    async fn destroy(&self, id: SpriteId) -> Result<(), DriverError>;
+
+    /// Takes charge of a sprite that an earlier agent started: `None` if it does not run (any more).
+    /// An unfinished pause is finished. Removes what a sprite that died unseen left behind.
+    ///
+    /// # Cancel safety
+    /// Cancel safe.
+    async fn adopt(&self, id: SpriteId) -> Result<Option<Adopted>, DriverError>;
+
+    /// Resolves when the sprite's PID 1 is gone, for whatever reason; at once if it does not run.
+    /// May be awaited by several at once and during any other verb. [`stop`](Self::stop) must still
+    /// be called to remove what an exit leaves behind.
+    ///
+    /// # Cancel safety
+    /// Cancel safe.
+    async fn exited(&self, id: SpriteId);
+}
