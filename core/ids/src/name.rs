@@ -42,7 +42,8 @@ pub enum NameError {
 /// Lowercase letters, digits and single hyphens inside: what may stand in a DNS label, less the
 /// double hyphen, which separates a port from a name (and begins punycode).
 fn dns_word(what: &'static str, max: usize, text: &str) -> Result<(), NameError> {
-    const RULE: &str = "lowercase letters, digits and single hyphens, and neither begins nor ends with a hyphen";
+    const RULE: &str =
+        "lowercase letters, digits and single hyphens, and neither begins nor ends with a hyphen";
     if text.is_empty() {
         return Err(NameError::Empty { what });
     }
@@ -56,7 +57,13 @@ fn dns_word(what: &'static str, max: usize, text: &str) -> Result<(), NameError>
     Ok(())
 }
 
-fn word(what: &'static str, max: usize, rule: &'static str, text: &str, ok: fn(u8) -> bool) -> Result<(), NameError> {
+fn word(
+    what: &'static str,
+    max: usize,
+    rule: &'static str,
+    text: &str,
+    ok: fn(u8) -> bool,
+) -> Result<(), NameError> {
     match text {
         "" => Err(NameError::Empty { what }),
         _ if text.len() > max => Err(NameError::TooLong { what, max }),
@@ -78,13 +85,21 @@ macro_rules! name {
             pub fn as_str(&self) -> &str {
                 &self.0
             }
+
+            /// Whether a text would parse, without keeping it: for paths that must not allocate.
+            ///
+            /// # Errors
+            /// What [`FromStr`] would say.
+            pub fn check(text: &str) -> Result<(), NameError> {
+                let check: fn(&str) -> Result<(), NameError> = $check;
+                check(text)
+            }
         }
 
         impl FromStr for $name {
             type Err = NameError;
             fn from_str(text: &str) -> Result<Self, NameError> {
-                let check: fn(&str) -> Result<(), NameError> = $check;
-                check(text)?;
+                Self::check(text)?;
                 Ok(Self(text.into()))
             }
         }
@@ -164,7 +179,21 @@ mod tests {
         for good in ["a", "demo", "test-sprite-1764000000000000000", "0", "a-b-c", &"x".repeat(57)] {
             assert!(good.parse::<SpriteName>().is_ok(), "{good:?}");
         }
-        for bad in ["", "-a", "a-", "a--b", "3000--web", "xn--a", "A", "a.b", "a_b", "ü", "a b", "../x", &"x".repeat(58)] {
+        for bad in [
+            "",
+            "-a",
+            "a-",
+            "a--b",
+            "3000--web",
+            "xn--a",
+            "A",
+            "a.b",
+            "a_b",
+            "ü",
+            "a b",
+            "../x",
+            &"x".repeat(58),
+        ] {
             assert!(bad.parse::<SpriteName>().is_err(), "{bad:?}");
         }
     }

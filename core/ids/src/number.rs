@@ -108,7 +108,8 @@ impl FromStr for Port {
     type Err = PortError;
     /// Strict: `03000`, `+80` and `65536` are refused, so that one port has one spelling.
     fn from_str(text: &str) -> Result<Self, PortError> {
-        let canonical = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit()) && !text.starts_with('0');
+        let canonical =
+            !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit()) && !text.starts_with('0');
         if !canonical {
             return Err(PortError);
         }
