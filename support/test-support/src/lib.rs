@@ -1,1 +1,13 @@
-//! (placeholder)
+//! Real processes for tests: a gateway, an agent and sprites in a directory of their own.
+//!
+//! Nothing here is a stand-in. [`World::start`] runs the optimized programs that `make build` made,
+//! with ports from the OS, and dropping the world stops them and fails the test if anything is left
+//! behind.
+
+mod child;
+mod client;
+mod world;
+
+pub use child::Child;
+pub use client::{Answer, Raw};
+pub use world::{Options, Program, SpriteUrl, World, eventually, program};

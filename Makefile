@@ -1,0 +1,55 @@
+# Sprites: a wake-on-request edge for sandboxes. `make help` says what there is.
+
+# The runtime is one static binary: it runs inside sprites, whatever libraries they have.
+TARGET := $(shell rustc -vV 2>/dev/null | sed -n 's/^host: //p')
+RUNTIME_FLAGS := RUSTFLAGS="-C target-feature=+crt-static"
+
+.DEFAULT_GOAL := help
+.PHONY: help deps build run test unit e2e lint measure simulate clean
+
+help: ## Say what there is
+	@echo "Two commands are enough:"
+	@echo
+	@echo "  make run    build and start everything, with a demo sprite, until Ctrl-C"
+	@echo "  make test   build everything and prove that it works"
+	@echo
+	@echo "All targets:"
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "  %-10s %s\n", $$1, $$2}'
+	@echo
+	@echo "Settings of make run: PORT=8080 TLS_PORT=8443 IDLE=30 (seconds to warm) COLD=600 (to cold) DRIVER=process"
+	@echo "Settings of make simulate: STEPS=10000000 SEED=1"
+
+deps: ## Install what building needs and a fresh machine lacks (or name it)
+	@scripts/deps.sh build
+
+build: deps ## Build the programs (optimized) into target/
+	$(RUNTIME_FLAGS) cargo build --release --locked -p runtime --target $(TARGET)
+	cargo build --release --locked -p gateway -p vmm-agent -p cli -p loadtest
+
+run: build ## Start everything with a demo sprite; Ctrl-C leaves nothing behind
+	@PORT="$(PORT)" TLS_PORT="$(TLS_PORT)" IDLE="$(IDLE)" COLD="$(COLD)" DRIVER="$(DRIVER)" scripts/run.sh
+
+test: build unit e2e ## Everything: unit, property and simulation tests, then end to end with real clients
+
+unit: deps ## Unit and property tests of every crate, a million simulated steps included
+	$(RUNTIME_FLAGS) cargo build --release --locked -p runtime --target $(TARGET)
+	SPRITES_RUNTIME="$(CURDIR)/target/$(TARGET)/release/runtime" cargo test --locked --workspace --exclude e2e
+
+e2e: build ## Real gateways, agents, sprites and clients (curl, Node, Python, the official SDKs)
+	@scripts/deps.sh test
+	cargo test --locked -p e2e -- --test-threads=2
+
+lint: deps ## What a reviewer would say first: rustfmt, clippy, shellcheck where there is one
+	cargo fmt --all --check
+	cargo clippy --locked --workspace --all-targets -- -D warnings
+	@if command -v shellcheck >/dev/null; then shellcheck scripts/*.sh certs/*.sh .ci/run; else echo "shellcheck is not installed; skipped"; fi
+
+measure: build ## Measure wakes, holds and storms on this machine (see docs/performance.md)
+	target/release/loadtest all
+
+simulate: ## Random walks through all state machines at once: STEPS=… SEED=…
+	cargo run --release --locked -p simulation -- $(if $(STEPS),--steps $(STEPS)) $(if $(SEED),--seed $(SEED))
+
+clean: ## Remove what was built and what make run keeps (the demo's disks too)
+	cargo clean
+	rm -rf .run tests/sdk/node_modules tests/sdk/.venv

@@ -1,0 +1,38 @@
+#!/bin/sh
+# Installs what this machine lacks, where we may (root, or sudo without a password); names it where we
+# may not. `deps.sh build` covers building and running, `deps.sh test` also what the tests drive.
+set -eu
+
+may_install() { command -v apt-get >/dev/null && { [ "$(id -u)" = 0 ] || sudo -n true 2>/dev/null; }; }
+as_root() { if [ "$(id -u)" = 0 ]; then "$@"; else sudo -n "$@"; fi; }
+
+missing=
+need() { # COMMAND PACKAGE
+    command -v "$1" >/dev/null 2>&1 || missing="$missing $2"
+}
+
+command -v cargo >/dev/null || {
+    echo "Rust is missing. Install it from https://rustup.rs, then try again." >&2
+    exit 69
+}
+
+need cc build-essential
+need cmake cmake
+need curl curl
+need openssl openssl
+if [ "${1:-build}" = test ]; then
+    need python3 python3
+    python3 -c 'import ensurepip' 2>/dev/null || missing="$missing python3-venv"
+fi
+[ -z "$missing" ] && exit 0
+
+if may_install; then
+    echo "Installing:$missing"
+    as_root apt-get update -qq
+    # shellcheck disable=SC2086 # a list of packages
+    DEBIAN_FRONTEND=noninteractive as_root apt-get install -y -qq --no-install-recommends $missing >/dev/null
+else
+    echo "This machine lacks:$missing" >&2
+    echo "Install it (on Debian: apt-get install$missing), then try again." >&2
+    exit 69
+fi
