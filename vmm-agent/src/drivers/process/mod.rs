@@ -1,1 +1,343 @@
-//! (being written)
+//! The `process` driver: a sprite is a tree of processes in namespaces of its own, on the host's kernel.
+//!
+//! It needs nothing installed and starts in milliseconds. It is for development and for code that one
+//! trusts: namespaces, dropped capabilities and a system call filter keep mistakes in, but the kernel is
+//! shared, and an attacker with a kernel bug walks out. Virtual machines are for hostile code.
+//!
+//! - The runtime is PID 1 of a pid namespace; it inherits its listening socket, whose path lies
+//!   where the sprite can't see it. A sprite outlives a killed agent, which finds it again by pid and
+//!   start time.
+//! - Its root is its own disk, with the host's `/usr` on it, read-only. Root inside is an unprivileged
+//!   user outside, another one for each sprite when the agent is root.
+//! - Pause is the cgroup freezer, or SIGSTOP to every process where cgroups can't be written.
+//! - Its network is a loopback interface: programs inside reach each other, gateways reach them through
+//!   descriptors that the runtime hands over, and there is no way out to other hosts.
+
+mod cgroups;
+mod disk;
+mod freezer;
+mod identity;
+pub(crate) mod launcher;
+mod layout;
+mod probe;
+mod record;
+mod settings;
+mod spawn;
+mod sys;
+#[cfg(test)]
+mod tests;
+mod tree;
+
+use std::{
+    io,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use agent_api::{Capabilities, lease::Endpoint};
+use async_trait::async_trait;
+use dashmap::DashMap;
+use ids::{Epoch, SpriteId};
+use nix::sys::signal::Signal;
+use tokio::time::timeout;
+
+use self::{
+    cgroups::Cgroups,
+    freezer::{FREEZE_LIMIT, FreezeError},
+    identity::IdPool,
+    launcher::Plan,
+    layout::{Layout, SpriteFiles, remove_if_there},
+    record::{Process, Record},
+};
+pub(crate) use self::{probe::Report, settings::Settings};
+use super::{Adopted, Driver, DriverError, SpriteSpec, Verb};
+
+/// How long the kernel may take to end a killed sprite.
+const KILL_LIMIT: Duration = Duration::from_secs(10);
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct ProcessDriver {
+    host: Arc<Host>,
+    report: Report,
+}
+
+/// What all verbs share.
+#[derive(Debug)]
+struct Host {
+    layout: Layout,
+    settings: Settings,
+    runtime: PathBuf,
+    cgroups: Cgroups,
+    ids: IdPool,
+    running: DashMap<SpriteId, Arc<Process>>,
+    /// One lock for each sprite that a verb works on; a verb whose caller left still holds it.
+    busy: DashMap<SpriteId, Arc<tokio::sync::Mutex<()>>>,
+}
+
+impl ProcessDriver {
+    /// Looks at the host and at what earlier agents left in `state`. Blocks.
+    ///
+    /// # Errors
+    /// Sprites can't run here at all; the message says why and what to do.
+    pub(crate) fn new(state: &Path, settings: Settings) -> io::Result<Self> {
+        let runtime = probe::runtime(&settings)?;
+        let layout = Layout::create(state)?;
+        let (ids, cgroups) = (probe::ids(&layout, &settings)?, Cgroups::discover());
+        sys::adopt_orphans()?;
+        for doomed in layout.all_doomed()? {
+            disk::remove_tree(&doomed)?;
+        }
+        let report = Report::new(&ids, &cgroups);
+        let host =
+            Host { layout, settings, runtime, cgroups, ids, running: DashMap::new(), busy: DashMap::new() };
+        Ok(Self { host: Arc::new(host), report })
+    }
+
+    /// What the host can and can't do, for the agent to say at its start.
+    pub(crate) fn report(&self) -> &Report {
+        &self.report
+    }
+
+    /// Runs blocking work of a verb to its end, even if the caller leaves, one at a time for a sprite.
+    async fn work<T: Send + 'static>(
+        &self,
+        verb: Verb,
+        id: SpriteId,
+        work: impl FnOnce(&Host) -> Result<T, DriverError> + Send + 'static,
+    ) -> Result<T, DriverError> {
+        let turn = Arc::clone(&self.host.busy.entry(id).or_default());
+        let turn = turn.lock_owned().await;
+        let host = Arc::clone(&self.host);
+        let done = tokio::task::spawn_blocking(move || {
+            let outcome = work(&host);
+            drop(turn);
+            outcome
+        });
+        done.await.unwrap_or_else(|panic| {
+            Err(DriverError::Host {
+                verb,
+                id,
+                step: "finish (a bug)".into(),
+                source: io::Error::other(panic),
+            })
+        })
+    }
+}
+
+/// Names the step of an error.
+fn host_error(verb: Verb, id: SpriteId, step: impl Into<String>) -> impl FnOnce(io::Error) -> DriverError {
+    let step = step.into();
+    move |source| DriverError::Host { verb, id, step, source }
+}
+
+impl Host {
+    fn running(&self, verb: Verb, id: SpriteId) -> Result<Arc<Process>, DriverError> {
+        let process = self.running.get(&id).map(|entry| Arc::clone(&entry));
+        process.ok_or(DriverError::NotRunning { verb, id })
+    }
+
+    fn prepare(&self, sprite: &SpriteSpec) -> Result<(), DriverError> {
+        let failed = |step| host_error(Verb::Prepare, sprite.id, step);
+        let files = self.layout.sprite(sprite.id);
+        std::fs::create_dir_all(files.root()).map_err(failed("make its directory"))?;
+        let ids = self.ids.ids_of(&files).map_err(failed("choose its user ids"))?;
+        disk::make(&files, sprite.name.as_str(), ids).map_err(failed("make its disk"))
+    }
+
+    fn start(&self, sprite: &SpriteSpec) -> Result<(), DriverError> {
+        let (verb, id) = (Verb::Start, sprite.id);
+        let failed = |step| host_error(verb, id, step);
+        let files = self.layout.sprite(id);
+        if self.running.contains_key(&id) {
+            return Err(DriverError::AlreadyRunning { verb, id });
+        }
+        if let Some(record) = Record::read(&files).map_err(failed("read its record"))? {
+            let cgroups = record.cgroups.clone();
+            if record.find(&files).map_err(failed("look for its process"))?.is_some() {
+                return Err(DriverError::AlreadyRunning { verb, id });
+            }
+            clean(&files, &cgroups).map_err(failed("remove what its last run left"))?;
+        }
+        let plan = Plan {
+            hostname: sprite.name.to_string(),
+            disk: files.disk(),
+            host_trees: disk::host_trees(),
+            runtime: self.runtime.clone(),
+            ids: self.ids.ids_of(&files).map_err(failed("read its user ids"))?,
+        };
+        let cgroups = self.cgroups.make(id, &self.settings).map_err(failed("make its cgroups"))?;
+        match spawn::launch(&files, plan, cgroups.clone()) {
+            Ok(process) => {
+                self.running.insert(id, Arc::new(process));
+                Ok(())
+            }
+            Err(error) => {
+                // The first error is the one that tells; a cgroup that stays is used by the next start.
+                let _secondary = clean(&files, &cgroups);
+                Err(DriverError::Host { verb, id, step: error.step, source: error.source })
+            }
+        }
+    }
+
+    fn pause(&self, verb: Verb, id: SpriteId) -> Result<(), DriverError> {
+        match self.running(verb, id)?.freezer.freeze() {
+            Ok(()) => Ok(()),
+            Err(FreezeError::TimedOut) => {
+                Err(DriverError::TimedOut { verb, id, step: "the freeze", limit: FREEZE_LIMIT })
+            }
+            Err(FreezeError::Io(source)) => {
+                Err(DriverError::Host { verb, id, step: "freeze it".into(), source })
+            }
+        }
+    }
+
+    fn adopt(&self, id: SpriteId) -> Result<Option<Adopted>, DriverError> {
+        let failed = |step| host_error(Verb::Adopt, id, step);
+        let files = self.layout.sprite(id);
+        if !self.running.contains_key(&id) {
+            let Some(record) = Record::read(&files).map_err(failed("read its record"))? else {
+                return Ok(None);
+            };
+            let cgroups = record.cgroups.clone();
+            match record.find(&files).map_err(failed("look for its process"))? {
+                Some(process) => self.running.insert(id, Arc::new(process)),
+                None => {
+                    clean(&files, &cgroups).map_err(failed("remove what its last run left"))?;
+                    return Ok(None);
+                }
+            };
+        }
+        if self.running(Verb::Adopt, id)?.freezer.begun().map_err(failed("see whether it is frozen"))? {
+            self.pause(Verb::Adopt, id)?;
+            return Ok(Some(Adopted::Paused));
+        }
+        Ok(Some(Adopted::Running))
+    }
+
+    /// Forgets a sprite whose PID 1 is gone.
+    fn forget(&self, verb: Verb, id: SpriteId) -> Result<(), DriverError> {
+        let failed = |step| host_error(verb, id, step);
+        let files = self.layout.sprite(id);
+        let cgroups = match self.running.get(&id) {
+            Some(process) => Some(process.cgroups.clone()),
+            None => Record::read(&files).map_err(failed("read its record"))?.map(|record| record.cgroups),
+        };
+        if let Some(cgroups) = cgroups {
+            clean(&files, &cgroups).map_err(failed("remove what it left"))?;
+        }
+        self.running.remove(&id);
+        Ok(())
+    }
+
+    fn remove(&self, id: SpriteId) -> Result<(), DriverError> {
+        let failed = |step| host_error(Verb::Destroy, id, step);
+        let (files, doomed) = (self.layout.sprite(id), self.layout.doomed(id));
+        let base = identity::read_base(&files.ids()).map_err(failed("read its user ids"))?;
+        // Under its other name first: an agent that is killed half way knows that it is no sprite.
+        disk::remove_tree(&doomed).map_err(failed("remove its disk"))?;
+        match std::fs::rename(files.root(), &doomed) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            other => other.map_err(failed("set its directory aside"))?,
+        }
+        disk::remove_tree(&doomed).map_err(failed("remove its disk"))?;
+        if let Some(base) = base {
+            self.ids.give_back(base);
+        }
+        Ok(())
+    }
+}
+
+/// Removes what a run leaves on the host; the record goes last, so that it can be tried again.
+fn clean(files: &SpriteFiles, cgroups: &cgroups::SpriteCgroups) -> io::Result<()> {
+    cgroups.remove()?;
+    remove_if_there(&files.stopped())?;
+    remove_if_there(&files.socket())?;
+    remove_if_there(&files.process())
+}
+
+#[async_trait]
+impl Driver for ProcessDriver {
+    fn name(&self) -> &'static str {
+        "process"
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        Capabilities { pause: true, suspend: false, checkpoint: false }
+    }
+
+    fn endpoint(&self, id: SpriteId) -> Endpoint {
+        Endpoint::Handoff { path: self.host.layout.sprite(id).socket() }
+    }
+
+    async fn prepare(&self, sprite: &SpriteSpec) -> Result<(), DriverError> {
+        let sprite = sprite.clone();
+        self.work(Verb::Prepare, sprite.id, move |host| host.prepare(&sprite)).await
+    }
+
+    async fn start(&self, sprite: &SpriteSpec, _epoch: Epoch) -> Result<(), DriverError> {
+        let sprite = sprite.clone();
+        self.work(Verb::Start, sprite.id, move |host| host.start(&sprite)).await
+    }
+
+    async fn pause(&self, id: SpriteId) -> Result<(), DriverError> {
+        self.work(Verb::Pause, id, move |host| host.pause(Verb::Pause, id)).await
+    }
+
+    async fn resume(&self, id: SpriteId) -> Result<(), DriverError> {
+        self.work(Verb::Resume, id, move |host| {
+            host.running(Verb::Resume, id)?.freezer.thaw().map_err(host_error(Verb::Resume, id, "thaw it"))
+        })
+        .await
+    }
+
+    async fn suspend(&self, _id: SpriteId) -> Result<(), DriverError> {
+        Err(DriverError::Unsupported { driver: self.name(), verb: Verb::Suspend })
+    }
+
+    async fn stop(&self, id: SpriteId, grace: Duration) -> Result<(), DriverError> {
+        let verb = Verb::Stop;
+        let found = self
+            .work(verb, id, move |host| {
+                // It may be one that nobody has adopted yet.
+                host.adopt(id)?;
+                let Ok(process) = host.running(verb, id) else { return Ok(None) };
+                // TERM first and then the thaw: it is the first thing that its processes see.
+                process.signal(Signal::SIGTERM).map_err(host_error(verb, id, "ask it to end"))?;
+                process.freezer.thaw().map_err(host_error(verb, id, "thaw it"))?;
+                Ok(Some(process))
+            })
+            .await?;
+        if let Some(process) = found
+            && timeout(grace, process.exited()).await.is_err()
+        {
+            process.signal(Signal::SIGKILL).map_err(host_error(verb, id, "kill it"))?;
+            timeout(KILL_LIMIT, process.exited()).await.map_err(|_| DriverError::TimedOut {
+                verb,
+                id,
+                step: "its end after a KILL",
+                limit: KILL_LIMIT,
+            })?;
+        }
+        self.work(verb, id, move |host| host.forget(verb, id)).await
+    }
+
+    async fn destroy(&self, id: SpriteId) -> Result<(), DriverError> {
+        self.stop(id, Duration::ZERO).await?;
+        self.work(Verb::Destroy, id, move |host| host.remove(id)).await?;
+        self.host.busy.remove(&id);
+        Ok(())
+    }
+
+    async fn adopt(&self, id: SpriteId) -> Result<Option<Adopted>, DriverError> {
+        self.work(Verb::Adopt, id, move |host| host.adopt(id)).await
+    }
+
+    async fn exited(&self, id: SpriteId) {
+        let process = self.host.running.get(&id).map(|entry| Arc::clone(&entry));
+        if let Some(process) = process {
+            process.exited().await;
+        }
+    }
+}

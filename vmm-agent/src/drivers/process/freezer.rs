@@ -1,0 +1,188 @@
+//! Stopping the time of all processes of a sprite at once, and starting it again.
+
+use std::{
+    collections::BTreeSet,
+    fs, io,
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
+
+use nix::{
+    errno::Errno,
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+
+use super::{
+    cgroups::SpriteCgroups,
+    layout::{remove_if_there, write_whole},
+    tree,
+};
+
+/// How long a freeze may take. The kernel needs microseconds; a process in a long disk operation, or
+/// one that another one traces, needs longer.
+pub(super) const FREEZE_LIMIT: Duration = Duration::from_secs(5);
+
+/// How one sprite is frozen.
+#[derive(Debug)]
+pub(super) enum Freezer {
+    /// `cgroup.freeze`: the processes don't notice.
+    Version2(PathBuf),
+    /// `freezer.state`: the same, older.
+    Version1(PathBuf),
+    /// SIGSTOP and SIGCONT to each process: parents see their children stop and go on.
+    Signals {
+        /// PID 1.
+        root: Pid,
+        /// Where is written which processes were stopped before, for they stay so. That the file is
+        /// there means that the sprite is paused, or about to be.
+        stopped: PathBuf,
+    },
+}
+
+/// Why a freeze failed.
+#[derive(Debug)]
+pub(super) enum FreezeError {
+    Io(io::Error),
+    /// Not complete within [`FREEZE_LIMIT`]; it has been undone.
+    TimedOut,
+}
+
+impl From<io::Error> for FreezeError {
+    fn from(error: io::Error) -> Self {
+        Self::Io(error)
+    }
+}
+
+impl Freezer {
+    /// The best one that the sprite's cgroups offer.
+    pub(super) fn of(cgroups: &SpriteCgroups, root: Pid, stopped: PathBuf) -> Self {
+        match (&cgroups.freeze_v2, &cgroups.freeze_v1) {
+            (Some(dir), _) => Self::Version2(dir.clone()),
+            (None, Some(dir)) => Self::Version1(dir.clone()),
+            (None, None) => Self::Signals { root, stopped },
+        }
+    }
+
+    /// Freezes and waits until nothing runs; thaws again if that takes too long. Blocks.
+    pub(super) fn freeze(&self) -> Result<(), FreezeError> {
+        let mut ladder = Ladder::new(FREEZE_LIMIT);
+        while !self.pushed_all_the_way()? {
+            if !ladder.wait() {
+                self.thaw()?;
+                return Err(FreezeError::TimedOut);
+            }
+        }
+        Ok(())
+    }
+
+    /// Asks for the freeze, and says whether it is complete. Asked again each time, because version 1
+    /// and signals miss processes that are being forked.
+    fn pushed_all_the_way(&self) -> io::Result<bool> {
+        match self {
+            Self::Version2(dir) => {
+                fs::write(dir.join("cgroup.freeze"), "1")?;
+                Ok(fs::read_to_string(dir.join("cgroup.events"))?.lines().any(|line| line == "frozen 1"))
+            }
+            Self::Version1(dir) => {
+                fs::write(dir.join("freezer.state"), "FROZEN")?;
+                Ok(fs::read_to_string(dir.join("freezer.state"))?.trim() == "FROZEN")
+            }
+            Self::Signals { root, stopped } => stop_all(*root, stopped),
+        }
+    }
+
+    /// Lets everything run that ran before the freeze. Blocks.
+    pub(super) fn thaw(&self) -> io::Result<()> {
+        match self {
+            Self::Version2(dir) => fs::write(dir.join("cgroup.freeze"), "0"),
+            Self::Version1(dir) => fs::write(dir.join("freezer.state"), "THAWED"),
+            Self::Signals { root, stopped } => continue_all(*root, stopped),
+        }
+    }
+
+    /// Whether a freeze was begun and not undone, be it complete or not.
+    pub(super) fn begun(&self) -> io::Result<bool> {
+        match self {
+            Self::Version2(dir) => Ok(fs::read_to_string(dir.join("cgroup.freeze"))?.trim() == "1"),
+            Self::Version1(dir) => Ok(fs::read_to_string(dir.join("freezer.state"))?.trim() != "THAWED"),
+            Self::Signals { stopped, .. } => stopped.try_exists(),
+        }
+    }
+}
+
+/// Tells every process to stop, parents first (the children of a stopped parent can't be reaped by
+/// it, so a pid that we have just read still means the same process), and says whether all have.
+fn stop_all(root: Pid, stopped: &Path) -> io::Result<bool> {
+    let tree = tree::descendants(root)?;
+    if !stopped.try_exists()? {
+        let mut before = BTreeSet::new();
+        for pid in &tree {
+            if tree::stat(*pid)?.is_some_and(|stat| stat.state == b'T') {
+                before.insert(pid.as_raw());
+            }
+        }
+        // Written before the first signal: an agent that is killed now can still undo all of it.
+        write_whole(stopped, &serde_json::to_vec(&before)?)?;
+    }
+    for pid in &tree {
+        send(*pid, Signal::SIGSTOP)?;
+    }
+    for pid in &tree {
+        if !tree::is_stopped(*pid)? {
+            return Ok(false);
+        }
+    }
+    // What one of them forked before it stopped is not in our list.
+    Ok(tree::descendants(root)? == tree)
+}
+
+fn continue_all(root: Pid, stopped: &Path) -> io::Result<()> {
+    if !stopped.try_exists()? {
+        return Ok(());
+    }
+    let before = read_stopped(stopped)?;
+    for pid in tree::descendants(root)? {
+        if !before.contains(&pid.as_raw()) {
+            send(pid, Signal::SIGCONT)?;
+        }
+    }
+    remove_if_there(stopped)
+}
+
+fn read_stopped(path: &Path) -> io::Result<BTreeSet<i32>> {
+    match fs::read(path) {
+        Ok(text) => Ok(serde_json::from_slice(&text)?),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(BTreeSet::new()),
+        Err(error) => Err(error),
+    }
+}
+
+fn send(pid: Pid, signal: Signal) -> io::Result<()> {
+    match kill(pid, signal) {
+        Ok(()) | Err(Errno::ESRCH) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Looks again after growing pauses: at once, then 20 µs, ... up to 2 ms, until a deadline.
+struct Ladder {
+    deadline: Instant,
+    pause: Duration,
+}
+
+impl Ladder {
+    fn new(limit: Duration) -> Self {
+        Self { deadline: Instant::now() + limit, pause: Duration::from_micros(20) }
+    }
+
+    /// Waits; `false` when the deadline has passed.
+    fn wait(&mut self) -> bool {
+        if Instant::now() >= self.deadline {
+            return false;
+        }
+        std::thread::sleep(self.pause);
+        self.pause = (self.pause * 2).min(Duration::from_millis(2));
+        true
+    }
+}

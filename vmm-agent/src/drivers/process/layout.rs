@@ -1,0 +1,143 @@
+//! Where a sprite's files are on the host.
+//!
+//! ```text
+//! {state}/sprites/{id}/
+//!   ids             what 0 inside is outside, when the agent is root
+//!   disk/           the sprite's root; everything in it may be hostile
+//!   run/
+//!     runtime.sock  where the runtime is reached
+//!     process.json  which process is PID 1, in which cgroups
+//!     stopped.json  which processes were stopped already when it was paused by signals
+//!     console.log   what the runtime says about itself
+//! ```
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+use ids::SpriteId;
+
+/// The longest path that a Unix socket can be bound to: `sun_path` less its final zero.
+const MAX_SOCKET_PATH_BYTES: usize = 107;
+
+/// All sprites' directories.
+#[derive(Clone, Debug)]
+pub(super) struct Layout {
+    sprites: PathBuf,
+}
+
+/// One sprite's directory.
+#[derive(Clone, Debug)]
+pub(super) struct SpriteFiles {
+    root: PathBuf,
+}
+
+impl Layout {
+    /// Makes the directory of all sprites, for the agent's eyes only.
+    ///
+    /// # Errors
+    /// It can't be made, or it lies so deep that sockets in it could not be bound.
+    pub(super) fn create(state: &Path) -> io::Result<Self> {
+        use std::os::unix::fs::DirBuilderExt as _;
+        let sprites = std::path::absolute(state)?.join("sprites");
+        let layout = Self { sprites };
+        let longest = layout.sprite(SpriteId::from_u128(0)).socket();
+        if longest.as_os_str().len() > MAX_SOCKET_PATH_BYTES {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                format!(
+                    "the state directory's path is {} bytes too long for sockets inside it: choose a shorter one",
+                    longest.as_os_str().len() - MAX_SOCKET_PATH_BYTES
+                ),
+            ));
+        }
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(&layout.sprites)?;
+        Ok(layout)
+    }
+
+    /// The directory that holds all sprites.
+    pub(super) fn sprites(&self) -> &Path {
+        &self.sprites
+    }
+
+    /// The files of one sprite, there or not.
+    pub(super) fn sprite(&self, id: SpriteId) -> SpriteFiles {
+        SpriteFiles { root: self.sprites.join(id.to_string()) }
+    }
+
+    /// Where a sprite is moved before it is removed, so that a removal that was interrupted can be
+    /// told from a sprite.
+    pub(super) fn doomed(&self, id: SpriteId) -> PathBuf {
+        self.sprites.join(format!(".removing-{id}"))
+    }
+
+    /// Removals that were interrupted.
+    pub(super) fn all_doomed(&self) -> io::Result<Vec<PathBuf>> {
+        let mut found = Vec::new();
+        for entry in fs::read_dir(&self.sprites)? {
+            let entry = entry?;
+            if entry.file_name().to_string_lossy().starts_with(".removing-") {
+                found.push(entry.path());
+            }
+        }
+        Ok(found)
+    }
+}
+
+impl SpriteFiles {
+    pub(super) fn root(&self) -> &Path {
+        &self.root
+    }
+    pub(super) fn ids(&self) -> PathBuf {
+        self.root.join("ids")
+    }
+    pub(super) fn disk(&self) -> PathBuf {
+        self.root.join("disk")
+    }
+    /// Where a disk is made before it is given its name.
+    pub(super) fn unfinished_disk(&self) -> PathBuf {
+        self.root.join("disk.unfinished")
+    }
+    pub(super) fn run(&self) -> PathBuf {
+        self.root.join("run")
+    }
+    pub(super) fn socket(&self) -> PathBuf {
+        self.root.join("run/runtime.sock")
+    }
+    pub(super) fn process(&self) -> PathBuf {
+        self.root.join("run/process.json")
+    }
+    pub(super) fn stopped(&self) -> PathBuf {
+        self.root.join("run/stopped.json")
+    }
+    pub(super) fn console(&self) -> PathBuf {
+        self.root.join("run/console.log")
+    }
+}
+
+/// Writes a file so that a reader, or the next agent after a crash of this one, sees all of it or none.
+pub(super) fn write_whole(path: &Path, content: &[u8]) -> io::Result<()> {
+    let temporary = path.with_extension("new");
+    fs::write(&temporary, content)?;
+    fs::rename(&temporary, path)
+}
+
+/// The same, and it is on the disk when this returns.
+pub(super) fn write_durably(path: &Path, content: &[u8]) -> io::Result<()> {
+    use std::io::Write as _;
+    let temporary = path.with_extension("new");
+    let mut file = fs::File::create(&temporary)?;
+    file.write_all(content)?;
+    file.sync_data()?;
+    fs::rename(&temporary, path)?;
+    path.parent().map_or(Ok(()), |directory| fs::File::open(directory)?.sync_all())
+}
+
+/// Removes a file that may not be there.
+pub(super) fn remove_if_there(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        Ok(()) | Err(_) => Ok(()),
+    }
+}
