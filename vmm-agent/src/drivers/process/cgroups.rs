@@ -123,6 +123,11 @@ impl Cgroups {
         }
     }
 
+    /// Limits that can be set here.
+    pub(super) fn possible(&self) -> impl Iterator<Item = Limit> {
+        self.limits.iter().map(|(limit, _, _)| *limit)
+    }
+
     /// Limits that can't be set here, and why.
     pub(super) fn missing(&self) -> &[(Limit, String)] {
         &self.missing
@@ -133,8 +138,7 @@ impl Cgroups {
         let mut made = SpriteCgroups::default();
         let mut make = |parent: &Path| -> io::Result<PathBuf> {
             let dir = parent.join(id.to_string());
-            // The last sprite to go takes the parent with it.
-            fs::create_dir_all(&dir)?;
+            make_below(parent, &dir)?;
             if !made.dirs.contains(&dir) {
                 made.dirs.push(dir.clone());
             }
@@ -154,6 +158,10 @@ impl Cgroups {
             };
             let Some(amount) = amount else { continue };
             let dir = make(parent)?;
+            if *version == Version::Two {
+                // Again for each: the parent may be a new one, since the last sprite takes it along.
+                fs::write(parent.join("cgroup.subtree_control"), format!("+{}", limit.controller()))?;
+            }
             let (file, text) = match (limit, version) {
                 (Limit::Processes, _) => ("pids.max", amount.to_string()),
                 (Limit::Memory, Version::One) => ("memory.limit_in_bytes", amount.to_string()),
@@ -198,6 +206,20 @@ impl SpriteCgroups {
         }
         Ok(())
     }
+}
+
+/// Makes `dir` and its parent, which another sprite that ends may be removing at this moment.
+fn make_below(parent: &Path, dir: &Path) -> io::Result<()> {
+    const ATTEMPTS: usize = 5;
+    for _ in 0..ATTEMPTS {
+        fs::create_dir_all(parent)?;
+        match fs::create_dir(dir) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            other => return other,
+        }
+    }
+    fs::create_dir_all(dir)
 }
 
 struct Hierarchy {
@@ -256,6 +278,8 @@ fn make_parent(own: &Path, file: &str) -> io::Result<PathBuf> {
     fs::create_dir_all(&trial)?;
     let usable = fs::OpenOptions::new().write(true).open(trial.join(file));
     fs::remove_dir(&trial)?;
+    // Made again for the first sprite. Refused if there are sprites.
+    let _in_use = fs::remove_dir(&parent);
     usable?;
     Ok(parent)
 }
@@ -283,7 +307,6 @@ fn delegate(own: &Path, limit: Limit) -> io::Result<PathBuf> {
                 format!("{} can't be divided ({error}); run the agent in a cgroup of its own", own.display()),
             )
         })?;
-    enable(&parent)?;
     Ok(parent)
 }
 

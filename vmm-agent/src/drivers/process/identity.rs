@@ -25,7 +25,7 @@ pub(super) struct IdPool {
 #[derive(Debug)]
 enum Mode {
     Ranges { first: u32, taken: Mutex<BTreeSet<u32>> },
-    Single { uid: u32, gid: u32 },
+    Single(Ids),
 }
 
 impl IdPool {
@@ -41,15 +41,14 @@ impl IdPool {
     }
 
     /// The pool of an agent that is not root: every sprite has the agent's own id.
-    pub(super) fn of_one() -> Self {
-        let (uid, gid) = (nix::unistd::geteuid().as_raw(), nix::unistd::getegid().as_raw());
-        Self { mode: Mode::Single { uid, gid } }
+    pub(super) fn of_one(own: Ids) -> Self {
+        Self { mode: Mode::Single(own) }
     }
 
     /// The ids of a sprite; the first call for it chooses them and writes them down.
     pub(super) fn ids_of(&self, sprite: &SpriteFiles) -> io::Result<Ids> {
         let (first, taken) = match &self.mode {
-            Mode::Single { uid, gid } => return Ok(Ids::Single { uid: *uid, gid: *gid }),
+            Mode::Single(own) => return Ok(*own),
             Mode::Ranges { first, taken } => (*first, taken),
         };
         if let Some(base) = read_base(&sprite.ids())? {
@@ -65,11 +64,6 @@ impl IdPool {
         };
         write_durably(&sprite.ids(), base.to_string().as_bytes()).inspect_err(|_| self.give_back(base))?;
         Ok(Ids::Range { base })
-    }
-
-    /// Whether all sprites share the one id of the agent.
-    pub(super) fn is_one(&self) -> bool {
-        matches!(self.mode, Mode::Single { .. })
     }
 
     /// Forgets the ids of a sprite that has been removed; `base` was read by [`read_base`] before.

@@ -60,7 +60,6 @@ const KILL_LIMIT: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 pub(crate) struct ProcessDriver {
     host: Arc<Host>,
-    report: Report,
 }
 
 /// What all verbs share.
@@ -89,15 +88,14 @@ impl ProcessDriver {
         for doomed in layout.all_doomed()? {
             disk::remove_tree(&doomed)?;
         }
-        let report = Report::new(&ids, &cgroups);
         let host =
             Host { layout, settings, runtime, cgroups, ids, running: DashMap::new(), busy: DashMap::new() };
-        Ok(Self { host: Arc::new(host), report })
+        Ok(Self { host: Arc::new(host) })
     }
 
-    /// What the host can and can't do, for the agent to say at its start.
-    pub(crate) fn report(&self) -> &Report {
-        &self.report
+    /// What the host can and can't do, for the agent to say. Blocks.
+    pub(crate) fn probe(settings: &Settings) -> Report {
+        Report::of_host(settings)
     }
 
     /// Runs blocking work of a verb to its end, even if the caller leaves, one at a time for a sprite.

@@ -12,7 +12,7 @@ use super::{
     launcher::Ids,
     layout::Layout,
     settings::Settings,
-    spawn::try_namespaces,
+    spawn::{LaunchError, try_namespaces},
 };
 
 /// What the agent says about the host when it starts. Its `Display` is one line a finding.
@@ -23,29 +23,47 @@ pub(crate) struct Report {
 }
 
 impl Report {
-    pub(super) fn new(ids: &IdPool, cgroups: &Cgroups) -> Self {
-        let (mut findings, mut missing) = (Vec::new(), Vec::new());
-        if ids.is_one() {
-            missing.push(
-                "user ids: the agent is not root, so every sprite has the agent's own id, and files \
-                 inside can belong to root only"
-                    .into(),
-            );
-        } else {
-            findings.push("user ids: each sprite has 65536 of its own".into());
+    /// Tries everything and says what came of it. Blocks.
+    pub(crate) fn of_host(settings: &Settings) -> Self {
+        let mut report = Self { findings: Vec::new(), missing: Vec::new() };
+        match runtime(settings) {
+            Ok(path) => report.findings.push(format!("runtime: {}", path.display())),
+            Err(error) => report.missing.push(format!("runtime: {error}")),
         }
+        match try_ids(settings) {
+            Ok(Ids::Range { base }) => {
+                report.findings.push(format!(
+                    "namespaces: yes; each sprite has 65536 user ids of its own, from {base} on"
+                ));
+            }
+            Ok(Ids::Single { .. }) => {
+                report.findings.push("namespaces: yes".into());
+                report.missing.push(
+                    "user ids: the agent is not root, so every sprite has the agent's own id, and there is \
+                     only root inside"
+                        .into(),
+                );
+            }
+            Err(error) => report.missing.push(format!("namespaces: {error}")),
+        }
+        let cgroups = Cgroups::discover();
         match cgroups.freeze_way() {
-            FreezeWay::Version2 => findings.push("pause: cgroup version 2 freezer".into()),
-            FreezeWay::Version1 => findings.push("pause: cgroup version 1 freezer".into()),
-            FreezeWay::Signals => missing.push(
-                "pause: no cgroup can be made, so processes are stopped by SIGSTOP, which a parent can notice".into(),
+            FreezeWay::Version2 => report.findings.push("pause: the freezer of cgroup version 2".into()),
+            FreezeWay::Version1 => report.findings.push("pause: the freezer of cgroup version 1".into()),
+            FreezeWay::Signals => report.missing.push(
+                "pause: no cgroup can be made, so processes are stopped with SIGSTOP, which a parent can notice".into(),
             ),
         }
-        for (limit, why) in cgroups.missing() {
-            missing.push(format!("limits: no {} limit ({why})", limit.controller()));
+        for limit in cgroups.possible() {
+            report.findings.push(format!("limits: {}", limit.controller()));
         }
-        missing.push("network: no way out of a sprite; programs inside reach each other only".into());
-        Self { findings, missing }
+        for (limit, why) in cgroups.missing() {
+            report.missing.push(format!("limits: no {} limit ({why})", limit.controller()));
+        }
+        report.missing.push(
+            "network: no way out of a sprite; gateways reach in, programs inside reach each other".into(),
+        );
+        report
     }
 
     /// What works.
@@ -90,21 +108,26 @@ pub(super) fn runtime(settings: &Settings) -> io::Result<PathBuf> {
 
 /// The ids that sprites get, once it is certain that namespaces with them can be made.
 pub(super) fn ids(layout: &Layout, settings: &Settings) -> io::Result<IdPool> {
-    let root = nix::unistd::geteuid().is_root();
-    let (pool, sample) = if root {
-        (IdPool::of_ranges(layout, settings.first_id)?, Ids::Range { base: settings.first_id })
+    match try_ids(settings)? {
+        Ids::Range { base } => IdPool::of_ranges(layout, base),
+        single @ Ids::Single { .. } => Ok(IdPool::of_one(single)),
+    }
+}
+
+/// The kind of ids that sprites get, tried out.
+fn try_ids(settings: &Settings) -> io::Result<Ids> {
+    let user = nix::unistd::geteuid();
+    // Root has no choice: if its sprites had its own id, root inside would be root outside.
+    let ids = if user.is_root() {
+        Ids::Range { base: settings.first_id }
     } else {
-        let pool = IdPool::of_one();
-        let sample = pool.ids_of(&layout.sprite(::ids::SpriteId::from_u128(0)))?;
-        (pool, sample)
+        Ids::Single { uid: user.as_raw(), gid: nix::unistd::getegid().as_raw() }
     };
-    try_namespaces(sample).map_err(|error| {
-        io::Error::new(
-            error.source.kind(),
-            format!("could not {}: {}; {}", error.step, error.source, advice(root)),
-        )
+    try_namespaces(ids).map_err(|error| {
+        let LaunchError { step, source } = error;
+        io::Error::new(source.kind(), format!("could not {step}: {source}; {}", advice(user.is_root())))
     })?;
-    Ok(pool)
+    Ok(ids)
 }
 
 /// What an operator can do where namespaces are refused.

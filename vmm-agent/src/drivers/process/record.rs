@@ -88,12 +88,9 @@ impl Process {
 
     fn new(pid: Pid, handle: OwnedFd, files: &SpriteFiles, cgroups: SpriteCgroups) -> io::Result<Self> {
         let freezer = Freezer::of(&cgroups, pid, files.stopped());
-        Ok(Self {
-            pid,
-            handle: AsyncFd::register_with_interest(handle, Interest::READABLE)?,
-            freezer,
-            cgroups,
-        })
+        // SAFETY: an `OwnedFd` that we don't touch stays the same open descriptor until it is dropped.
+        let handle = unsafe { AsyncFd::register_with_interest(handle, Interest::READABLE) }?;
+        Ok(Self { pid, handle, freezer, cgroups })
     }
 
     /// PID 1, as the host numbers it.
