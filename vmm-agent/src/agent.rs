@@ -1,0 +1,232 @@
+//! The agent as a whole: what its parts share, how it starts, and how it stops.
+
+use std::{
+    collections::HashSet,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use agent_api::{Changed, CreateSprite, PublicState, Sprite, SpriteConfig};
+use dashmap::DashMap;
+use ids::{Epoch, Moment, SpriteId};
+use jiff::Timestamp;
+use rand::RngCore;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tracing::{info, warn};
+
+use crate::{
+    api::Failure,
+    config::{Config, OnShutdown},
+    directory::Directory,
+    drivers::{Driver, SpriteSpec},
+    holders::Holders,
+    metrics::Metrics,
+    sprite::{self, Begin, Handle, SpriteError},
+    store::{Store, Stored},
+    tokens,
+    wakes::Wakes,
+};
+
+/// Idle timeouts and cold-after times that a sprite may have: less than a tenth of a second would
+/// make it flap, and a century is for ever.
+const TIMING_RANGE_MS: std::ops::RangeInclusive<u64> = 100..=100 * 365 * 24 * 3600 * 1000;
+
+/// What the parts of the agent share.
+#[derive(Debug)]
+pub(crate) struct Agent {
+    pub(crate) config: Config,
+    pub(crate) store: Store,
+    pub(crate) directory: Directory,
+    pub(crate) holders: Holders,
+    pub(crate) wakes: Wakes,
+    pub(crate) driver: Arc<dyn Driver>,
+    pub(crate) metrics: Metrics,
+    /// Cancelled when the agent is told to stop: sprites, streams and channels then end by themselves.
+    pub(crate) shutdown: CancellationToken,
+    /// Everything that was spawned and must end before the process does.
+    pub(crate) tasks: TaskTracker,
+    started: Instant,
+    sprites: DashMap<SpriteId, Handle>,
+}
+
+impl Agent {
+    /// Takes charge of what is stored: adopts sprites that still live, finishes destroys, and removes
+    /// what belongs to no sprite.
+    pub(crate) async fn start(
+        config: Config,
+        store: Store,
+        stored: Stored,
+        driver: Arc<dyn Driver>,
+    ) -> anyhow::Result<Arc<Self>> {
+        let known: Vec<Sprite> = stored.sprites.clone();
+        let destroying = stored.destroying.clone();
+        let agent = Arc::new(Self {
+            store,
+            directory: Directory::new(stored),
+            holders: Holders::default(),
+            wakes: Wakes::new(config.wakes),
+            driver,
+            metrics: Metrics::new()?,
+            shutdown: CancellationToken::new(),
+            tasks: TaskTracker::new(),
+            started: Instant::now(),
+            sprites: DashMap::new(),
+            config,
+        });
+        for id in destroying {
+            agent.driver.destroy(id).await?;
+            agent.store.remove_sprite(id).await?;
+            info!(sprite = %id, "Finished an interrupted destroy");
+        }
+        agent.remove_orphans(&known).await?;
+        for sprite in known {
+            let begin = match agent.driver.adopt(sprite.id).await {
+                Ok(Some(adopted)) => {
+                    info!(sprite = %sprite.id, name = %sprite.name, ?adopted, "Adopted a living sprite");
+                    Begin::Adopted(adopted)
+                }
+                Ok(None) => Begin::Cold,
+                Err(error) => {
+                    warn!(sprite = %sprite.id, error = crate::api::chain(&error), "Could not adopt; stopping it");
+                    agent.driver.stop(sprite.id, agent.config.stop_grace).await?;
+                    Begin::Cold
+                }
+            };
+            agent.own(sprite, begin);
+        }
+        Ok(agent)
+    }
+
+    /// Directories of sprites that the store does not know: a create that was cut short.
+    async fn remove_orphans(&self, known: &[Sprite]) -> anyhow::Result<()> {
+        let known: HashSet<SpriteId> = known.iter().map(|sprite| sprite.id).collect();
+        let root = self.config.state_dir.join("sprites");
+        tokio::fs::create_dir_all(&root).await?;
+        let mut entries = tokio::fs::read_dir(&root).await?;
+        while let Some(entry) = entries.next_entry().await? {
+            let Some(id) = entry.file_name().to_str().and_then(|name| name.parse::<SpriteId>().ok()) else {
+                continue;
+            };
+            if !known.contains(&id) {
+                self.driver.destroy(id).await?;
+                info!(sprite = %id, "Removed what an interrupted create had left");
+            }
+        }
+        Ok(())
+    }
+
+    /// Starts the task that owns a sprite.
+    fn own(self: &Arc<Self>, sprite: Sprite, begin: Begin) {
+        let id = sprite.id;
+        let handle = sprite::spawn(self.clone(), sprite, begin);
+        self.sprites.insert(id, handle);
+    }
+
+    /// The sprite's task, unless it was destroyed.
+    pub(crate) fn sprite(&self, id: SpriteId) -> Option<Handle> {
+        self.sprites.get(&id).map(|handle| handle.clone())
+    }
+
+    /// Called by a sprite's task on its way out of a destroy.
+    pub(crate) fn disown(&self, id: SpriteId) {
+        self.sprites.remove(&id);
+    }
+
+    /// The agent's monotonic clock, as core crates want it.
+    pub(crate) fn now(&self) -> Moment {
+        Moment::from_origin(self.started.elapsed())
+    }
+
+    /// The runtime instant of a core moment.
+    pub(crate) fn instant(&self, moment: Moment) -> tokio::time::Instant {
+        (self.started + moment.since_origin()).into()
+    }
+
+    pub(crate) fn spec(sprite: &Sprite) -> SpriteSpec {
+        SpriteSpec { id: sprite.id, name: sprite.name.clone() }
+    }
+
+    /// The sprite's public URL.
+    pub(crate) fn url(&self, sprite: &Sprite) -> String {
+        self.config.url_template.replace("{label}", &format!("{}-{}", sprite.name, sprite.url_suffix))
+    }
+
+    /// Makes a sprite: recorded first, then its disk, then visible.
+    pub(crate) async fn create_sprite(
+        self: &Arc<Self>,
+        ask: CreateSprite,
+    ) -> Result<Changed<Sprite>, Failure> {
+        if self.shutdown.is_cancelled() {
+            return Err(crate::store::StoreError::Stopped.into());
+        }
+        let organization = tokens::organization(&self.store, &self.directory, &ask.organization).await?;
+        let now = Timestamp::now();
+        let millis = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+        let timing = SpriteConfig {
+            idle_timeout_ms: ask.idle_timeout_ms.unwrap_or_else(|| millis(self.config.idle_timeout)),
+            cold_after_ms: ask.cold_after_ms.unwrap_or_else(|| millis(self.config.cold_after)),
+        };
+        check_timing(timing)?;
+        let mut random = [0u8; 16];
+        rand::rng().fill_bytes(&mut random);
+        let sprite = Sprite {
+            id: SpriteId::from_uuid(uuid::Builder::from_random_bytes(random).into_uuid()),
+            name: ask.name,
+            organization: organization.slug,
+            url_suffix: organization.url_suffix,
+            url_settings: ask.url_settings,
+            state: PublicState::Cold,
+            phase: "cold".into(),
+            epoch: Epoch::default(),
+            timing,
+            labels: ask.labels,
+            environment: ask.environment,
+            config: ask.config,
+            driver: self.driver.name().into(),
+            created_at: now,
+            updated_at: now,
+            last_running_at: None,
+            last_warming_at: None,
+        };
+        self.store.save_sprite(sprite.clone()).await?;
+        if let Err(error) = self.driver.prepare(&Self::spec(&sprite)).await {
+            // What can't be undone now is undone at the next start, as an orphan.
+            if let Err(error) = self.driver.destroy(sprite.id).await {
+                warn!(sprite = %sprite.id, error = crate::api::chain(&error), "Could not undo a failed create");
+            }
+            self.store.remove_sprite(sprite.id).await?;
+            return Err(error.into());
+        }
+        info!(sprite = %sprite.id, name = %sprite.name, organization = %sprite.organization, "Sprite created");
+        self.own(sprite.clone(), Begin::Cold);
+        let revision = self.directory.put_sprite(&sprite);
+        Ok(Changed { revision, now: sprite })
+    }
+
+    /// Ends every task. With [`OnShutdown::Stop`] the sprites' tasks stop their sprites first.
+    pub(crate) async fn stop(&self) {
+        self.shutdown.cancel();
+        self.tasks.close();
+        // A sprite may use its whole grace, twice if a stop fails at first; then its PID 1 is killed.
+        let limit = 3 * self.config.stop_grace + Duration::from_secs(10);
+        if tokio::time::timeout(limit, self.tasks.wait()).await.is_err() {
+            warn!(left = self.tasks.len(), "Some tasks did not end in time");
+        }
+        match self.config.on_shutdown {
+            OnShutdown::Stop => info!("Sprites are stopped"),
+            OnShutdown::Leave => info!("Sprites live on; the next agent adopts them"),
+        }
+    }
+}
+
+/// Refuses times that can't be meant.
+pub(crate) fn check_timing(timing: SpriteConfig) -> Result<(), SpriteError> {
+    let named = [("idle_timeout_ms", timing.idle_timeout_ms), ("cold_after_ms", timing.cold_after_ms)];
+    for (key, value) in named {
+        if !TIMING_RANGE_MS.contains(&value) {
+            let (from, to) = (TIMING_RANGE_MS.start(), TIMING_RANGE_MS.end());
+            return Err(SpriteError::BadTiming(format!("{key} is {value}; it must be from {from} to {to}")));
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,228 @@
+//! The agent's configuration file, checked as a whole before anything starts.
+
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use lifecycle::WakeLimits;
+use serde::Deserialize;
+
+use crate::drivers::process::Settings as ProcessSettings;
+
+/// Sprites' own documented idle window.
+const DEFAULT_IDLE_TIMEOUT: Duration = Duration::from_secs(30);
+/// A paused sprite costs only its memory; ten minutes cover a coffee break, not a night.
+const DEFAULT_COLD_AFTER: Duration = Duration::from_secs(600);
+/// Long enough for a gateway to reconnect after a hiccup, short enough that a dead one costs little.
+const DEFAULT_HOLDER_TTL: Duration = Duration::from_secs(10);
+/// Time between TERM and KILL at a stop; what most supervisors use is 10 s, but nothing sleeps
+/// under a lease, so nobody is being served.
+const DEFAULT_STOP_GRACE: Duration = Duration::from_secs(5);
+/// Cold starts are bound by the CPU; more at once only makes each slower.
+const WAKES_PER_CPU: usize = 4;
+/// A wake storm beyond this is told to come back instead of waiting past everybody's patience.
+const DEFAULT_MAX_QUEUED_WAKES: usize = 10_000;
+/// One organization may fill half of the queue, so that another always finds room.
+const ORGANIZATION_SHARE: usize = 2;
+/// How long requests in flight may take to end when a sprite is told to sleep.
+const DEFAULT_DRAIN_GRACE: Duration = Duration::from_secs(5);
+
+/// Why a configuration can't be used; printed to the operator as it is.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ConfigError {
+    #[error("could not read {path}: {source}; write one after config/agent.example.toml")]
+    Read { path: PathBuf, source: std::io::Error },
+    #[error("{path}: {message}")]
+    Parse { path: PathBuf, message: String },
+    #[error("{path}: {key} {reason}")]
+    Value { path: PathBuf, key: &'static str, reason: String },
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Raw {
+    state_dir: PathBuf,
+    #[serde(default = "default_driver")]
+    driver: String,
+    #[serde(default = "default_url_template")]
+    url_template: String,
+    #[serde(default)]
+    log: RawLog,
+    #[serde(default)]
+    lifecycle: RawLifecycle,
+    #[serde(default)]
+    leases: RawLeases,
+    #[serde(default)]
+    wakes: RawWakes,
+    #[serde(default)]
+    process: ProcessSettings,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct RawLog {
+    format: String,
+    filter: String,
+}
+
+impl Default for RawLog {
+    fn default() -> Self {
+        Self { format: "text".into(), filter: "info".into() }
+    }
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct RawLifecycle {
+    idle_timeout_ms: Option<u64>,
+    cold_after_ms: Option<u64>,
+    stop_grace_ms: Option<u64>,
+    drain_grace_ms: Option<u64>,
+    on_shutdown: OnShutdown,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct RawLeases {
+    holder_ttl_ms: Option<u64>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct RawWakes {
+    max_at_once: Option<usize>,
+    max_queued: Option<usize>,
+    max_queued_per_organization: Option<usize>,
+}
+
+fn default_driver() -> String {
+    "process".into()
+}
+
+fn default_url_template() -> String {
+    "http://{label}.sprites.localhost:8080".into()
+}
+
+/// What becomes of the sprites when the agent is told to stop.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum OnShutdown {
+    /// They are stopped; nothing is left behind.
+    #[default]
+    Stop,
+    /// They live on, and the next agent adopts them.
+    Leave,
+}
+
+/// The checked configuration.
+#[derive(Debug)]
+pub(crate) struct Config {
+    pub(crate) state_dir: PathBuf,
+    pub(crate) driver: String,
+    pub(crate) url_template: String,
+    pub(crate) log_format: telemetry::Format,
+    pub(crate) log_filter: String,
+    pub(crate) idle_timeout: Duration,
+    pub(crate) cold_after: Duration,
+    pub(crate) stop_grace: Duration,
+    pub(crate) drain_grace: Duration,
+    pub(crate) on_shutdown: OnShutdown,
+    pub(crate) holder_ttl: Duration,
+    pub(crate) wakes: WakeLimits,
+    pub(crate) process: ProcessSettings,
+}
+
+impl Config {
+    /// Reads and checks the file.
+    pub(crate) fn load(path: &Path) -> Result<Self, ConfigError> {
+        let text = std::fs::read_to_string(path)
+            .map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
+        Self::parse(&text, path)
+    }
+
+    fn parse(text: &str, path: &Path) -> Result<Self, ConfigError> {
+        let raw: Raw = toml::from_str(text)
+            .map_err(|error| ConfigError::Parse { path: path.to_owned(), message: error.to_string() })?;
+        let refusal =
+            |key, reason: &str| ConfigError::Value { path: path.to_owned(), key, reason: reason.to_owned() };
+        let refuse = |key, reason: &str| Err(refusal(key, reason));
+        if raw.driver != "process" {
+            return refuse("driver", &format!("is {:?}; this build has: process", raw.driver));
+        }
+        if !raw.url_template.contains("{label}") {
+            return refuse("url_template", "must contain {label}, which stands for name-suffix");
+        }
+        let log_format = raw.log.format.parse().map_err(|reason: String| refusal("log.format", &reason))?;
+        let millis = |value: Option<u64>, default: Duration| value.map_or(default, Duration::from_millis);
+        let holder_ttl = millis(raw.leases.holder_ttl_ms, DEFAULT_HOLDER_TTL);
+        if holder_ttl < Duration::from_millis(300) {
+            return refuse("leases.holder_ttl_ms", "must be at least 300, or every hiccup ends all leases");
+        }
+        let cpus = std::thread::available_parallelism().map_or(1, usize::from);
+        let at_once = raw.wakes.max_at_once.unwrap_or(cpus * WAKES_PER_CPU);
+        let queued = raw.wakes.max_queued.unwrap_or(DEFAULT_MAX_QUEUED_WAKES);
+        if at_once == 0 {
+            return refuse("wakes.max_at_once", "must be at least 1, or no sprite ever wakes");
+        }
+        Ok(Self {
+            state_dir: raw.state_dir,
+            driver: raw.driver,
+            url_template: raw.url_template,
+            log_format,
+            log_filter: raw.log.filter,
+            idle_timeout: millis(raw.lifecycle.idle_timeout_ms, DEFAULT_IDLE_TIMEOUT),
+            cold_after: millis(raw.lifecycle.cold_after_ms, DEFAULT_COLD_AFTER),
+            stop_grace: millis(raw.lifecycle.stop_grace_ms, DEFAULT_STOP_GRACE),
+            drain_grace: millis(raw.lifecycle.drain_grace_ms, DEFAULT_DRAIN_GRACE),
+            on_shutdown: raw.lifecycle.on_shutdown,
+            holder_ttl,
+            wakes: WakeLimits {
+                at_once,
+                queued,
+                queued_per_organization: raw
+                    .wakes
+                    .max_queued_per_organization
+                    .unwrap_or((queued / ORGANIZATION_SHARE).max(1)),
+            },
+            process: raw.process,
+        })
+    }
+
+    /// The socket on which the API is served.
+    pub(crate) fn socket(&self) -> PathBuf {
+        socket_in(&self.state_dir)
+    }
+}
+
+/// The API socket of an agent with this state directory.
+pub(crate) fn socket_in(state_dir: &Path) -> PathBuf {
+    state_dir.join("agent.sock")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_example_file_parses_and_shows_the_defaults() {
+        let text = include_str!("../../config/agent.example.toml");
+        let config = Config::parse(text, Path::new("agent.example.toml")).unwrap();
+        assert_eq!(config.idle_timeout, DEFAULT_IDLE_TIMEOUT);
+        assert_eq!(config.cold_after, DEFAULT_COLD_AFTER);
+        assert_eq!(config.stop_grace, DEFAULT_STOP_GRACE);
+        assert_eq!(config.holder_ttl, DEFAULT_HOLDER_TTL);
+        assert_eq!(config.drain_grace, DEFAULT_DRAIN_GRACE);
+        assert_eq!(config.wakes.queued, DEFAULT_MAX_QUEUED_WAKES);
+        assert_eq!(config.wakes.queued_per_organization, DEFAULT_MAX_QUEUED_WAKES / ORGANIZATION_SHARE);
+        assert_eq!(config.on_shutdown, OnShutdown::Stop);
+    }
+
+    #[test]
+    fn a_wrong_key_is_named() {
+        let error = Config::parse("state_dir = \"x\"\nidel = 3\n", Path::new("a.toml")).unwrap_err();
+        assert!(error.to_string().contains("idel"), "{error}");
+        let error = Config::parse("state_dir = \"x\"\ndriver = \"xen\"\n", Path::new("a.toml")).unwrap_err();
+        assert!(error.to_string().contains("driver") && error.to_string().contains("xen"), "{error}");
+    }
+}

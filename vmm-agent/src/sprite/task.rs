@@ -1,0 +1,560 @@
+//! The task that owns a sprite: a loop around two pure machines.
+
+use std::{collections::VecDeque, future::pending, sync::Arc, time::Duration};
+
+use ::lease::grantor::{Demand as LeaseDemand, Grantor, Usage, Who};
+use agent_api::{
+    ChangeSprite, Changed, PublicState, Reason, SleepDepth, Sprite, WhyAwake, WhyHolder,
+    lease::{self, GrantorMessage, RefusalCode},
+};
+use futures_util::future::BoxFuture;
+use ids::{Attempt, Epoch};
+use jiff::Timestamp;
+use lifecycle::{
+    Capabilities, Confirmation, Demand, Depth, Effect, Event, Found, Machine, Public, Refusal, Revocation,
+    Settings, Timing, Transition,
+};
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::sleep_until,
+};
+use tracing::{info, warn};
+
+use super::{
+    Begin, Message, Reply, SpriteError,
+    transition::{self, Call, Ended},
+};
+use crate::{
+    agent::{Agent, check_timing},
+    api::chain,
+    config::OnShutdown,
+    drivers::Adopted,
+    wakes::Turn,
+};
+
+/// Under which name an order to wake holds the sprite until it is awake.
+const WAKE_ORDER: &str = "wake-order";
+/// When a sprite that the scheduler has no room for should be asked for again: about the time in which
+/// a full queue of cold starts moves on.
+const FULL_RETRY: Duration = Duration::from_secs(2);
+
+struct Task {
+    agent: Arc<Agent>,
+    /// Settings and published state; what is stored.
+    sprite: Sprite,
+    machine: Machine,
+    grantor: Grantor,
+    /// The driver call that was decided and not yet confirmed.
+    decided: Option<(Transition, Call)>,
+    /// The driver call that is out.
+    call: Option<BoxFuture<'static, Ended>>,
+    /// Resolves when PID 1 of this epoch is gone.
+    exit: Option<BoxFuture<'static, Epoch>>,
+    /// Our place in the host's wake queue.
+    turn: Option<oneshot::Receiver<()>>,
+    wake_orders: Vec<Reply<WhyAwake>>,
+    wake_attempt: Attempt,
+    /// Why the last state change could not be written down, if it could not.
+    unwritten: Option<String>,
+    /// Destroyed for everybody else: nothing of it is published any more.
+    withdrawn: bool,
+    /// Nothing of it is left.
+    gone: bool,
+}
+
+/// Runs until the sprite is destroyed or the agent stops.
+pub(super) async fn run(
+    agent: Arc<Agent>,
+    sprite: Sprite,
+    begin: Begin,
+    mut messages: mpsc::Receiver<Message>,
+) {
+    let mut task = Task::new(agent.clone(), sprite, begin);
+    let mut stopping = false;
+    task.tell(Event::Tick).await;
+    if !matches!(begin, Begin::Cold) || task.sprite.state != PublicState::Cold {
+        // The store remembers what it was before the agent ended; say what it is.
+        task.publish().await;
+    }
+    loop {
+        // What has arrived by now counts when a decision is confirmed (T1).
+        while let Ok(message) = messages.try_recv() {
+            task.hear(message).await;
+        }
+        task.confirm().await;
+        if task.is_over(stopping) {
+            break;
+        }
+        let wakeup = [task.machine.next_wakeup(), task.grantor.next_expiry()].into_iter().flatten().min();
+        tokio::select! {
+            message = messages.recv() => match message {
+                Some(message) => task.hear(message).await,
+                // The handle in the agent's table outlives this task.
+                None => break,
+            },
+            ended = or_never(task.call.as_mut()) => task.ended(ended).await,
+            epoch = or_never(task.exit.as_mut()) => {
+                task.exit = None;
+                task.tell(Event::Exited { epoch }).await;
+            }
+            turn = or_never(task.turn.as_mut()) => {
+                task.turn = None;
+                if turn.is_ok() {
+                    task.tell(Event::WakeAdmitted).await;
+                }
+            }
+            () = async { sleep_until(agent.instant(wakeup.unwrap_or_default())).await }, if wakeup.is_some() => {
+                task.grantor.expire(agent.now());
+                task.tell(Event::Tick).await;
+            }
+            () = agent.shutdown.cancelled(), if !stopping => {
+                stopping = true;
+                if agent.config.on_shutdown == OnShutdown::Stop {
+                    task.tell(Event::Shutdown).await;
+                }
+            }
+        }
+    }
+    agent.wakes.finished(task.sprite.id);
+    if task.withdrawn {
+        agent.disown(task.sprite.id);
+    }
+}
+
+async fn or_never<F: Future + Unpin>(future: Option<&mut F>) -> F::Output {
+    match future {
+        Some(future) => future.await,
+        None => pending().await,
+    }
+}
+
+impl Task {
+    fn new(agent: Arc<Agent>, sprite: Sprite, begin: Begin) -> Self {
+        let now = agent.now();
+        let has = agent.driver.capabilities();
+        let settings = Settings {
+            capabilities: Capabilities { pause: has.pause, suspend: has.suspend },
+            timing: timing(&sprite),
+            drain_grace: agent.config.drain_grace,
+        };
+        let found = match begin {
+            Begin::Cold => Found::Stopped,
+            Begin::Adopted(Adopted::Running) => Found::Running,
+            Begin::Adopted(Adopted::Paused) => Found::Paused,
+        };
+        let machine = Machine::new(settings, found, sprite.epoch, now, now + agent.config.holder_ttl);
+        let mut task = Self {
+            grantor: Grantor::new(agent.config.holder_ttl, now),
+            machine,
+            agent,
+            sprite,
+            decided: None,
+            call: None,
+            exit: None,
+            turn: None,
+            wake_orders: Vec::new(),
+            wake_attempt: Attempt::default(),
+            unwritten: None,
+            withdrawn: false,
+            gone: false,
+        };
+        if !matches!(begin, Begin::Cold) {
+            task.watch_exit();
+        }
+        task
+    }
+
+    /// Whether there is nothing left to do.
+    fn is_over(&self, stopping: bool) -> bool {
+        if self.gone {
+            return true;
+        }
+        let idle = self.call.is_none() && !self.machine.is_busy();
+        match self.agent.config.on_shutdown {
+            OnShutdown::Stop => stopping && idle && self.machine.public() == Public::Cold,
+            OnShutdown::Leave => stopping && self.call.is_none(),
+        }
+    }
+
+    fn demand(&self) -> Demand {
+        match self.grantor.demand() {
+            LeaseDemand::Waiting => Demand::Waiting,
+            LeaseDemand::Held => Demand::Held,
+            LeaseDemand::IdleSince(at) => Demand::IdleSince(at),
+        }
+    }
+
+    async fn hear(&mut self, message: Message) {
+        let now = self.agent.now();
+        match message {
+            Message::Acquire { holder, attempt, request_id } => {
+                self.grantor.acquire(holder, attempt, Some(request_id), now);
+                self.tell(Event::Tick).await;
+            }
+            Message::Reassert { holder, attempt, epoch } => {
+                if epoch == self.machine.epoch() {
+                    self.grantor.reassert(holder, attempt, now);
+                } else {
+                    // It uses a life of the sprite that is over; what it gets is the present one.
+                    self.grantor.acquire(holder, attempt, None, now);
+                }
+                self.tell(Event::Tick).await;
+            }
+            Message::Release { holder, attempt, idle_for } => {
+                self.grantor.release(&holder, attempt, idle_for, now);
+                self.tell_released().await;
+            }
+            Message::Report { holder, usage } => {
+                let last_byte = now.saturating_before(Duration::from_millis(usage.last_byte_ms_ago));
+                let usage = Usage { connections: usage.connections, requests: usage.requests, last_byte };
+                self.grantor.report(&holder, usage);
+            }
+            Message::HolderLost { holder } => {
+                self.grantor.holder_lost(&holder, now);
+                self.tell_released().await;
+            }
+            Message::Change { change, reply } => {
+                let changed = self.change(change).await;
+                // Whoever asked may have left.
+                let _ = reply.send(changed);
+                self.tell(Event::Tick).await;
+            }
+            Message::Sleep { depth, reply } => {
+                let depth = match depth {
+                    SleepDepth::Warm => Depth::Warm,
+                    SleepDepth::Cold => Depth::Cold,
+                };
+                self.tell(Event::Sleep(depth)).await;
+                let _ = reply.send(Ok(self.why()));
+            }
+            Message::Wake { reply } => {
+                if let Ok(order) = WAKE_ORDER.parse() {
+                    self.wake_attempt = self.wake_attempt.next();
+                    self.wake_orders.push(reply);
+                    self.grantor.acquire(order, self.wake_attempt, None, now);
+                    self.tell(Event::Tick).await;
+                }
+            }
+            Message::Why { reply } => {
+                let _ = reply.send(Ok(self.why()));
+            }
+            Message::Destroy { reply } => {
+                let noted = self.agent.store.mark_destroying(self.sprite.id).await;
+                let go = noted.is_ok();
+                if go {
+                    self.withdrawn = true;
+                    self.agent.directory.remove_sprite(self.sprite.id);
+                    info!(sprite = %self.sprite.id, name = %self.sprite.name, "Destroying sprite");
+                }
+                let _ = reply.send(noted.map_err(Into::into));
+                if go {
+                    self.tell(Event::Destroy).await;
+                }
+            }
+        }
+    }
+
+    /// A lease may have ended.
+    async fn tell_released(&mut self) {
+        let event = if self.grantor.is_draining() { Event::Tick } else { Event::Drained };
+        self.tell(event).await;
+    }
+
+    /// Feeds the machine and performs what it decides, in order, until it is content.
+    async fn tell(&mut self, event: Event) {
+        let mut events = VecDeque::from([event]);
+        while let Some(event) = events.pop_front() {
+            let effects = self.machine.handle(event, self.demand(), self.agent.now());
+            for effect in effects {
+                events.extend(self.perform(effect).await);
+            }
+        }
+    }
+
+    /// Makes the driver call that was decided, unless what has happened since takes it back.
+    async fn confirm(&mut self) {
+        let Some((transition, call)) = self.decided.take() else { return };
+        match self.machine.confirm(transition, self.demand(), self.agent.now()) {
+            Confirmation::Go => {
+                let failed = match call {
+                    Call::Start(_) => self.unwritten.take(),
+                    Call::Pause
+                    | Call::Suspend
+                    | Call::Resume
+                    | Call::Stop
+                    | Call::Unsupported(_)
+                    | Call::Destroy => None,
+                };
+                self.call = Some(match failed {
+                    // An epoch that is not written down could be given out twice.
+                    Some(reason) => {
+                        Box::pin(std::future::ready(Ended { transition, call, outcome: Err(reason) }))
+                    }
+                    None => Box::pin(transition::perform(
+                        self.agent.clone(),
+                        self.sprite.clone(),
+                        transition,
+                        call,
+                    )),
+                });
+            }
+            Confirmation::Abandoned(effects) => {
+                let mut events = Vec::new();
+                for effect in effects {
+                    events.extend(self.perform(effect).await);
+                }
+                for event in events {
+                    self.tell(event).await;
+                }
+            }
+        }
+    }
+
+    async fn ended(&mut self, Ended { transition, call, outcome }: Ended) {
+        self.call = None;
+        match (call, outcome.is_ok()) {
+            (Call::Start(_), true) => self.watch_exit(),
+            (Call::Stop | Call::Destroy, true) => self.exit = None,
+            (Call::Start(_) | Call::Stop | Call::Destroy, false)
+            | (Call::Pause | Call::Suspend | Call::Resume | Call::Unsupported(_), _) => {}
+        }
+        self.tell(Event::DriverDone { transition, outcome }).await;
+    }
+
+    fn watch_exit(&mut self) {
+        let (driver, id, epoch) = (self.agent.driver.clone(), self.sprite.id, self.machine.epoch());
+        self.exit = Some(Box::pin(async move {
+            driver.exited(id).await;
+            epoch
+        }));
+    }
+
+    async fn perform(&mut self, effect: Effect) -> Option<Event> {
+        match effect {
+            Effect::AskWake => match self.agent.wakes.ask(self.sprite.id, &self.sprite.organization) {
+                Turn::Now => return Some(Event::WakeAdmitted),
+                Turn::Later(turn) => self.turn = Some(turn),
+                Turn::Full => return Some(Event::WakeRefused { retry_after: FULL_RETRY }),
+            },
+            Effect::CancelWake | Effect::WakeDone => {
+                self.turn = None;
+                self.agent.wakes.finished(self.sprite.id);
+            }
+            Effect::Changed => self.publish().await,
+            Effect::Start { transition, epoch } => self.decided = Some((transition, Call::Start(epoch))),
+            Effect::Pause(transition) => self.decided = Some((transition, Call::Pause)),
+            Effect::Suspend(transition) => self.decided = Some((transition, Call::Suspend)),
+            Effect::Resume { transition, .. } => self.decided = Some((transition, Call::Resume)),
+            Effect::Stop(transition) => self.decided = Some((transition, Call::Stop)),
+            Effect::Checkpoint(transition) => {
+                self.decided = Some((transition, Call::Unsupported("take checkpoints")));
+            }
+            Effect::Restore(transition) => {
+                self.decided = Some((transition, Call::Unsupported("restore checkpoints")));
+            }
+            Effect::Destroy(transition) => self.decided = Some((transition, Call::Destroy)),
+            Effect::Grant { epoch, woken_from } => self.grant(epoch, woken_from),
+            Effect::Refuse { refusal, retry_after } => self.refuse(&refusal, retry_after),
+            Effect::Revoke(why) => self.revoke(why),
+            Effect::Gone => {
+                self.gone = true;
+                if let Err(error) = self.agent.store.remove_sprite(self.sprite.id).await {
+                    // It is marked as destroying; the next agent finishes.
+                    warn!(sprite = %self.sprite.id, error = chain(&error), "Could not forget a destroyed sprite");
+                }
+                info!(sprite = %self.sprite.id, name = %self.sprite.name, "Sprite destroyed");
+            }
+        }
+        None
+    }
+
+    fn grant(&mut self, epoch: Epoch, woken_from: Public) {
+        let sprite = self.sprite.id;
+        for (holder, attempt) in self.grantor.granted(epoch) {
+            if holder.as_str() == WAKE_ORDER {
+                self.grantor.release(&holder, attempt, Duration::ZERO, self.agent.now());
+                continue;
+            }
+            let endpoint = self.agent.driver.endpoint(sprite);
+            let woken_from = public(woken_from);
+            let granted = GrantorMessage::Granted { sprite, attempt, epoch, endpoint, woken_from };
+            self.agent.holders.send(&holder, granted);
+        }
+        let why = self.why();
+        for reply in self.wake_orders.drain(..) {
+            let _ = reply.send(Ok(why.clone()));
+        }
+    }
+
+    fn refuse(&mut self, refusal: &Refusal, retry_after: Option<Duration>) {
+        let (code, message) = refusal_text(refusal);
+        self.agent.metrics.refusals.with_label_values(&[code_label(code)]).inc();
+        let retry_after_ms = retry_after.map(|after| u64::try_from(after.as_millis()).unwrap_or(u64::MAX));
+        let refusal = lease::Refusal { code, message, retry_after_ms };
+        let sprite = self.sprite.id;
+        for (holder, attempt) in self.grantor.refused() {
+            if holder.as_str() != WAKE_ORDER {
+                let refused = GrantorMessage::Refused { sprite, attempt, refusal: refusal.clone() };
+                self.agent.holders.send(&holder, refused);
+            }
+        }
+        for reply in self.wake_orders.drain(..) {
+            let _ = reply.send(Err(SpriteError::Refused(refusal.clone())));
+        }
+    }
+
+    fn revoke(&mut self, why: Revocation) {
+        let (sprite, epoch) = (self.sprite.id, self.machine.epoch());
+        let reason = match why {
+            Revocation::Sleep => "the sprite was told to sleep",
+            Revocation::Exited => "the sprite's first process ended",
+            Revocation::Restore => "the sprite is being restored",
+            Revocation::Destroy => "the sprite is being destroyed",
+            Revocation::Shutdown => "the sprite's host is shutting down",
+        };
+        for holder in self.grantor.revoke() {
+            let revoked = GrantorMessage::Revoked { sprite, epoch, reason: reason.to_owned() };
+            self.agent.holders.send(&holder, revoked);
+        }
+    }
+
+    /// Writes the present state down, then shows it. A new epoch is on disk before it is used.
+    async fn publish(&mut self) {
+        let (state, epoch) = (public(self.machine.public()), self.machine.epoch());
+        let now = Timestamp::now();
+        if state != self.sprite.state {
+            match state {
+                PublicState::Running => self.sprite.last_running_at = Some(now),
+                PublicState::Warm => self.sprite.last_warming_at = Some(now),
+                PublicState::Cold => {}
+            }
+        }
+        let new_epoch = epoch != self.sprite.epoch;
+        self.sprite.state = state;
+        self.sprite.epoch = epoch;
+        self.sprite.phase = self.machine.phase().to_owned();
+        if self.withdrawn {
+            return;
+        }
+        let saved = if new_epoch {
+            self.agent.store.save_sprite(self.sprite.clone()).await
+        } else {
+            self.agent.store.save_sprite_soon(self.sprite.clone()).await
+        };
+        self.unwritten = saved.err().map(|error| {
+            warn!(sprite = %self.sprite.id, error = chain(&error), "Could not write down a sprite's state");
+            format!("the agent could not write down its state: {error}")
+        });
+        self.agent.directory.put_sprite(&self.sprite);
+    }
+
+    async fn change(&mut self, change: ChangeSprite) -> Result<Changed<Sprite>, SpriteError> {
+        let mut sprite = self.sprite.clone();
+        let ChangeSprite { url_settings, labels, idle_timeout_ms, cold_after_ms } = change;
+        sprite.url_settings = url_settings.unwrap_or(sprite.url_settings);
+        sprite.labels = labels.unwrap_or(sprite.labels);
+        sprite.timing.idle_timeout_ms = idle_timeout_ms.unwrap_or(sprite.timing.idle_timeout_ms);
+        sprite.timing.cold_after_ms = cold_after_ms.unwrap_or(sprite.timing.cold_after_ms);
+        sprite.updated_at = Timestamp::now();
+        check_timing(sprite.timing)?;
+        if self.withdrawn {
+            return Err(SpriteError::Gone);
+        }
+        self.agent.store.save_sprite(sprite.clone()).await?;
+        self.machine.set_timing(timing(&sprite));
+        self.sprite = sprite;
+        let revision = self.agent.directory.put_sprite(&self.sprite);
+        Ok(Changed { revision, now: self.sprite.clone() })
+    }
+
+    fn why(&self) -> WhyAwake {
+        let now = self.agent.now();
+        let millis = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+        let holders = self.grantor.why().into_iter().map(|why| {
+            let held_for_ms = millis(now - why.since);
+            match why.who {
+                Who::Holder { holder, usage, request_id, .. } => WhyHolder {
+                    holder: holder.to_string(),
+                    activity: "connections".into(),
+                    held_for_ms,
+                    connections: usage.map_or(0, |usage| usage.connections),
+                    requests: usage.map_or(0, |usage| usage.requests),
+                    last_byte_ms_ago: usage.map(|usage| millis(now - usage.last_byte)),
+                    request_id,
+                },
+                Who::Activity { name, count } => WhyHolder {
+                    holder: "runtime".into(),
+                    activity: name,
+                    held_for_ms,
+                    connections: 0,
+                    requests: count,
+                    last_byte_ms_ago: None,
+                    request_id: None,
+                },
+            }
+        });
+        let state = public(self.machine.public());
+        let sinks = !matches!(self.demand(), Demand::Waiting | Demand::Held);
+        let sinks_to = match state {
+            PublicState::Running if self.agent.driver.capabilities().pause => Some(PublicState::Warm),
+            PublicState::Running | PublicState::Warm => Some(PublicState::Cold),
+            PublicState::Cold => None,
+        };
+        WhyAwake {
+            state,
+            phase: self.machine.phase().to_owned(),
+            epoch: self.machine.epoch(),
+            holders: holders.collect(),
+            sleeps_in_ms: self.machine.next_wakeup().filter(|_| sinks).map(|at| millis(at - now)),
+            sinks_to: sinks_to.filter(|_| sinks),
+            trouble: self.machine.trouble().map(|trouble| Reason {
+                message: trouble.reason.clone(),
+                retry_in_ms: trouble.retry_at.map(|at| millis(at - now)),
+            }),
+        }
+    }
+}
+
+fn timing(sprite: &Sprite) -> Timing {
+    let cold_after = Duration::from_millis(sprite.timing.cold_after_ms);
+    Timing {
+        idle_timeout: Duration::from_millis(sprite.timing.idle_timeout_ms),
+        // No driver of this host suspends.
+        suspend_after: cold_after,
+        cold_after,
+    }
+}
+
+const fn public(state: Public) -> PublicState {
+    match state {
+        Public::Running => PublicState::Running,
+        Public::Warm => PublicState::Warm,
+        Public::Cold => PublicState::Cold,
+    }
+}
+
+fn refusal_text(refusal: &Refusal) -> (RefusalCode, String) {
+    match refusal {
+        Refusal::HostFull => (
+            RefusalCode::HostFull,
+            "too many sprites of this host are waking; try again when some are up".into(),
+        ),
+        Refusal::Failed(reason) => {
+            (RefusalCode::StartFailed, format!("the sprite could not be woken: {reason}"))
+        }
+        Refusal::Destroying => (RefusalCode::Destroying, "the sprite is being destroyed".into()),
+        Refusal::ShuttingDown => {
+            (RefusalCode::ShuttingDown, "the sprite's host is shutting down; try again soon".into())
+        }
+    }
+}
+
+const fn code_label(code: RefusalCode) -> &'static str {
+    match code {
+        RefusalCode::NotFound => "not_found",
+        RefusalCode::Destroying => "destroying",
+        RefusalCode::StartFailed => "start_failed",
+        RefusalCode::HostFull => "host_full",
+        RefusalCode::ShuttingDown => "shutting_down",
+    }
+}

@@ -1,0 +1,141 @@
+//! Driver calls: what each transition of a sprite does, from beginning to end.
+
+use std::{path::Path, sync::Arc, time::Duration};
+
+use agent_api::{Sprite, lease::Endpoint};
+use ids::{Epoch, SpriteId};
+use lifecycle::Transition;
+use runtime_api::{Command, Configuration, Event, open_control};
+use tokio::time::{Instant, timeout};
+use tracing::{info, warn};
+
+use crate::{
+    agent::Agent,
+    api::chain,
+    drivers::{Driver, DriverError},
+};
+
+/// How long a runtime may take to answer after it was started.
+const RUNTIME_DEADLINE: Duration = Duration::from_secs(20);
+
+/// A driver call that is to be made.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Call {
+    Start(Epoch),
+    Pause,
+    Suspend,
+    Resume,
+    Stop,
+    /// No driver has this yet; the lifecycle can.
+    Unsupported(&'static str),
+    Destroy,
+}
+
+impl Call {
+    const fn verb(self) -> &'static str {
+        match self {
+            Self::Start(_) => "start",
+            Self::Pause => "pause",
+            Self::Suspend => "suspend",
+            Self::Resume => "resume",
+            Self::Stop => "stop",
+            Self::Unsupported(verb) => verb,
+            Self::Destroy => "destroy",
+        }
+    }
+}
+
+/// How a driver call ended.
+#[derive(Debug)]
+pub(super) struct Ended {
+    pub(super) transition: Transition,
+    pub(super) call: Call,
+    pub(super) outcome: Result<(), String>,
+}
+
+#[derive(Debug, thiserror::Error)]
+enum CallError {
+    #[error(transparent)]
+    Driver(#[from] DriverError),
+    #[error("its runtime ended before it was ready; the console log of the sprite says why")]
+    RuntimeEnded,
+    #[error("its runtime could not be reached")]
+    RuntimeBroken(#[source] std::io::Error),
+    #[error("its runtime was not ready within {RUNTIME_DEADLINE:?}")]
+    RuntimeSilent,
+    #[error("the driver of this host can't {0}")]
+    Unsupported(&'static str),
+}
+
+/// Makes the call. Never cancelled while the agent lives: the machine waits for its end.
+pub(super) async fn perform(agent: Arc<Agent>, sprite: Sprite, transition: Transition, call: Call) -> Ended {
+    let began = Instant::now();
+    let driver = &*agent.driver;
+    let done: Result<(), CallError> = match call {
+        Call::Start(epoch) => start(&agent, &sprite, epoch).await,
+        Call::Pause => driver.pause(sprite.id).await.map_err(Into::into),
+        Call::Suspend => driver.suspend(sprite.id).await.map_err(Into::into),
+        Call::Resume => driver.resume(sprite.id).await.map_err(Into::into),
+        Call::Stop => driver.stop(sprite.id, agent.config.stop_grace).await.map_err(Into::into),
+        Call::Unsupported(verb) => Err(CallError::Unsupported(verb)),
+        Call::Destroy => driver.destroy(sprite.id).await.map_err(Into::into),
+    };
+    let elapsed = began.elapsed();
+    let (outcome, verb) = (if done.is_ok() { "ok" } else { "error" }, call.verb());
+    agent.metrics.transitions.with_label_values(&[verb, outcome]).observe(elapsed.as_secs_f64());
+    let outcome = done.map_err(|error| chain(&error));
+    match &outcome {
+        Ok(()) => info!(sprite = %sprite.id, name = %sprite.name, verb, ?elapsed, "Transition done"),
+        Err(error) => warn!(sprite = %sprite.id, name = %sprite.name, verb, error, "Transition failed"),
+    }
+    Ended { transition, call, outcome }
+}
+
+/// A cold start: clears what an earlier life may have left, boots, and tells the runtime who it is.
+async fn start(agent: &Agent, sprite: &Sprite, epoch: Epoch) -> Result<(), CallError> {
+    let driver = &*agent.driver;
+    let spec = Agent::spec(sprite);
+    driver.stop(sprite.id, Duration::ZERO).await?;
+    driver.prepare(&spec).await?;
+    driver.start(&spec, epoch).await?;
+    let Endpoint::Handoff { path } = driver.endpoint(sprite.id);
+    let configuration = Configuration {
+        name: sprite.name.clone(),
+        url: agent.url(sprite),
+        epoch,
+        environment: sprite.environment.clone(),
+    };
+    let ready = timeout(RUNTIME_DEADLINE, configure(&path, configuration));
+    let ready = ready.await.unwrap_or(Err(CallError::RuntimeSilent));
+    if ready.is_err() {
+        abandon(driver, sprite.id).await;
+    }
+    ready
+}
+
+/// After a failed start nothing may run.
+async fn abandon(driver: &dyn Driver, id: SpriteId) {
+    if let Err(error) = driver.stop(id, Duration::ZERO).await {
+        // The next start begins with a stop, too.
+        warn!(sprite = %id, error = chain(&error), "Could not stop what failed to start");
+    }
+}
+
+async fn configure(runtime: &Path, configuration: Configuration) -> Result<(), CallError> {
+    let mut control = open_control(runtime).await.map_err(CallError::RuntimeBroken)?;
+    let mut next = async || match control.next().await {
+        Ok(Some(event)) => Ok(event),
+        Ok(None) => Err(CallError::RuntimeEnded),
+        Err(error) => Err(CallError::RuntimeBroken(error)),
+    };
+    while !matches!(next().await?, Event::Hello { .. }) {}
+    control.send(&Command::Configure(configuration)).await.map_err(CallError::RuntimeBroken)?;
+    loop {
+        match control.next().await {
+            Ok(Some(Event::Ready)) => return Ok(()),
+            Ok(Some(Event::Hello { .. } | Event::PortOpened(_) | Event::PortClosed(_) | Event::Pong)) => {}
+            Ok(None) => return Err(CallError::RuntimeEnded),
+            Err(error) => return Err(CallError::RuntimeBroken(error)),
+        }
+    }
+}
