@@ -11,10 +11,23 @@ use clap_complete::Shell;
 #[command(name = "sprite", version, arg_required_else_help = true, after_help = AFTER_HELP)]
 pub(crate) struct Arguments {
     /// The API to talk to
-    #[arg(long, global = true, env = "SPRITES_API_URL", default_value = "http://127.0.0.1:8080", value_name = "URL")]
+    #[arg(
+        long,
+        global = true,
+        env = "SPRITES_API_URL",
+        default_value = "http://127.0.0.1:8080",
+        value_name = "URL"
+    )]
     pub(crate) api: String,
     /// The token that says who you are
-    #[arg(long, global = true, env = "SPRITES_TOKEN", hide_env_values = true, default_value = "", value_name = "TOKEN")]
+    #[arg(
+        long,
+        global = true,
+        env = "SPRITES_TOKEN",
+        hide_env_values = true,
+        default_value = "",
+        value_name = "TOKEN"
+    )]
     pub(crate) token: String,
     /// Print JSON, for scripts
     #[arg(long, global = true)]

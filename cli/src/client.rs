@@ -11,9 +11,13 @@ const CALL_TIMEOUT: Duration = Duration::from_secs(90);
 /// Why a command failed, said to the person who typed it.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
-    #[error("could not reach {api}: {reason}\nIs it running? `make run` starts it; --api or SPRITES_API_URL says where it is.")]
+    #[error(
+        "could not reach {api}: {reason}\nIs it running? `make run` starts it; --api or SPRITES_API_URL says where it is."
+    )]
     Unreachable { api: String, reason: String },
-    #[error("{message}\nSet SPRITES_TOKEN (or --token) to a token of the organization; `vmm-agent token mint` makes one.")]
+    #[error(
+        "{message}\nSet SPRITES_TOKEN (or --token) to a token of the organization; `vmm-agent token mint` makes one."
+    )]
     Unauthorized { message: String },
     #[error("{message}")]
     Refused { message: String },
@@ -41,11 +45,13 @@ impl Api {
 
     /// Makes a call; `Null` for an empty answer.
     pub(crate) async fn call(&self, method: Method, path: &str, body: Option<Value>) -> Result<Value, Error> {
-        let mut request = self.client.request(method, format!("{}{path}", self.base)).bearer_auth(&self.token);
+        let mut request =
+            self.client.request(method, format!("{}{path}", self.base)).bearer_auth(&self.token);
         if let Some(body) = body {
             request = request.json(&body);
         }
-        let unreachable = |error: reqwest::Error| Error::Unreachable { api: self.base.clone(), reason: root(&error) };
+        let unreachable =
+            |error: reqwest::Error| Error::Unreachable { api: self.base.clone(), reason: root(&error) };
         let answer = request.send().await.map_err(unreachable)?;
         let status = answer.status();
         let text = answer.text().await.map_err(unreachable)?;
@@ -53,7 +59,8 @@ impl Api {
         if status.is_success() {
             return Ok(value);
         }
-        let message = value["message"].as_str().map_or_else(|| format!("the API answered {status}"), str::to_owned);
+        let message =
+            value["message"].as_str().map_or_else(|| format!("the API answered {status}"), str::to_owned);
         Err(match status {
             StatusCode::UNAUTHORIZED => Error::Unauthorized { message },
             _ => Error::Refused { message },

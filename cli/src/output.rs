@@ -47,10 +47,12 @@ fn duration(ms: u64) -> String {
 }
 
 pub(crate) fn why(why: &Value) -> String {
-    let mut lines = vec![format!("{} (inside: {}, epoch {})", text(why, "state"), text(why, "phase"), why["epoch"])];
+    let mut lines =
+        vec![format!("{} (inside: {}, epoch {})", text(why, "state"), text(why, "phase"), why["epoch"])];
     for holder in why["holders"].as_array().into_iter().flatten() {
         let held_for = duration(holder["held_for_ms"].as_u64().unwrap_or_default());
-        let mut line = format!("held for {held_for} by {} of {}", text(holder, "activity"), text(holder, "holder"));
+        let mut line =
+            format!("held for {held_for} by {} of {}", text(holder, "activity"), text(holder, "holder"));
         line.push_str(&format!(": {} connections, {} requests", holder["connections"], holder["requests"]));
         if let Some(ago) = holder["last_byte_ms_ago"].as_u64() {
             line.push_str(&format!(", last byte {} ago", duration(ago)));

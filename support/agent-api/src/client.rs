@@ -129,7 +129,8 @@ impl AgentClient {
         if let Some(protocol) = upgrade {
             request = request.header(header::CONNECTION, "upgrade").header(header::UPGRADE, protocol);
         }
-        let request = request.body(Full::new(Bytes::from(body))).map_err(|e| ApiError::Protocol(e.to_string()))?;
+        let request =
+            request.body(Full::new(Bytes::from(body))).map_err(|e| ApiError::Protocol(e.to_string()))?;
         sender.send_request(request).await.map_err(unreachable)
     }
 }

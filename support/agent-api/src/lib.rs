@@ -18,6 +18,7 @@ pub mod watch;
 
 pub use error::{ApiError, ErrorBody};
 pub use sprite::{
-    Capabilities, Changed, ChangeSprite, CreateSprite, MintToken, MintedToken, Organization, PublicState, Reason,
-    SleepDepth, SleepSprite, Sprite, SpriteConfig, TokenRecord, UrlAuth, UrlSettings, WhyAwake, WhyHolder,
+    Capabilities, ChangeSprite, Changed, CreateSprite, MintToken, MintedToken, Organization, PublicState,
+    Reason, SleepDepth, SleepSprite, Sprite, SpriteConfig, TokenRecord, UrlAuth, UrlSettings, WhyAwake,
+    WhyHolder,
 };

@@ -7,8 +7,8 @@ use std::{
     time::Duration,
 };
 
-use nix::sys::socket::{AddressFamily, ControlMessageOwned, MsgFlags, SockaddrStorage, getsockname, recvmsg};
 use nix::sys::socket::SockaddrLike;
+use nix::sys::socket::{AddressFamily, ControlMessageOwned, MsgFlags, SockaddrStorage, getsockname, recvmsg};
 use tokio::{
     io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, Interest},
     net::{
@@ -127,7 +127,8 @@ fn receive_once(stream: &UnixStream) -> io::Result<(Vec<u8>, Option<OwnedFd>)> {
 
 /// A sprite is hostile: what it hands over must be a stream socket before we treat it as one.
 fn adopt(socket: OwnedFd) -> Result<Dialed, DialError> {
-    let protocol = |error: io::Error| DialError::Protocol(format!("it handed over something unusable: {error}"));
+    let protocol =
+        |error: io::Error| DialError::Protocol(format!("it handed over something unusable: {error}"));
     let is_stream = nix::sys::socket::getsockopt(&socket, nix::sys::socket::sockopt::SockType)
         .is_ok_and(|kind| kind == nix::sys::socket::SockType::Stream);
     let family = getsockname::<SockaddrStorage>(socket.as_raw_fd()).ok().and_then(|address| address.family());

@@ -275,7 +275,8 @@ impl World {
         let status = answer.status().as_u16();
         let text = answer.text().await?;
         let last = text.lines().last().unwrap_or_default();
-        let value = serde_json::from_str(&text).or_else(|_| serde_json::from_str(last)).unwrap_or(Value::Null);
+        let value =
+            serde_json::from_str(&text).or_else(|_| serde_json::from_str(last)).unwrap_or(Value::Null);
         Ok((status, value))
     }
 
@@ -300,7 +301,8 @@ impl World {
     pub async fn create_with_backend(&self, name: &str, auth: &str) -> anyhow::Result<SpriteUrl> {
         let sprite = self.create(name, auth).await?;
         self.install_backend(name).await?;
-        self.service(name, "web", json!({ "cmd": "/opt/backend", "args": ["8080"], "http_port": 8080 })).await?;
+        self.service(name, "web", json!({ "cmd": "/opt/backend", "args": ["8080"], "http_port": 8080 }))
+            .await?;
         Ok(sprite)
     }
 

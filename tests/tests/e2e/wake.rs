@@ -12,9 +12,7 @@ async fn a_new_sprite_is_cold_and_its_url_wakes_it() -> anyhow::Result<()> {
     let sprite = world.create("fresh", "public").await?;
     assert_eq!(world.status("fresh").await?, "cold");
     world.install_backend("fresh").await?;
-    world
-        .service("fresh", "web", serde_json::json!({ "cmd": "/opt/backend", "args": ["8080"] }))
-        .await?;
+    world.service("fresh", "web", serde_json::json!({ "cmd": "/opt/backend", "args": ["8080"] })).await?;
     let answer = world.get(&sprite, "/").await?;
     assert_eq!((answer.status, answer.body.as_str()), (200, "ok\n"));
     assert_eq!(world.status("fresh").await?, "running");

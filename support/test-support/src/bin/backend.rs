@@ -138,7 +138,9 @@ async fn serve(state: Arc<State>, request: Request<Incoming>) -> Result<Response
                 tokio::time::sleep(ms).await;
                 Frame::data(Bytes::from(format!("id: {n}\ndata: tick\n\n")))
             }));
-            response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
+            response
+                .headers_mut()
+                .insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
             response
         }
         "/trailers" => {
@@ -153,7 +155,9 @@ async fn serve(state: Arc<State>, request: Request<Incoming>) -> Result<Response
         }
         "/set-cookie" => {
             let mut response = text("cookies\n");
-            for cookie in ["own=1; Path=/", "parent=1; Domain=.sprites.localhost; Path=/", "top=1; domain=localhost"] {
+            for cookie in
+                ["own=1; Path=/", "parent=1; Domain=.sprites.localhost; Path=/", "top=1; domain=localhost"]
+            {
                 response.headers_mut().append(header::SET_COOKIE, HeaderValue::from_static(cookie));
             }
             response
@@ -211,7 +215,9 @@ fn websocket(mut request: Request<Incoming>) -> Response<Body> {
         let Ok(upgraded) = hyper::upgrade::on(&mut request).await else { return };
         let mut socket = WebSocketStream::from_raw_socket(TokioIo::new(upgraded), Role::Server, None).await;
         while let Some(Ok(message)) = socket.next().await {
-            if message.is_close() || (message.is_text() || message.is_binary()) && socket.send(message).await.is_err() {
+            if message.is_close()
+                || (message.is_text() || message.is_binary()) && socket.send(message).await.is_err()
+            {
                 return;
             }
         }
