@@ -171,7 +171,9 @@ prop_compose! {
 }
 fn port() -> impl Strategy<Value = Option<Port>> {
     prop::option::of(
-        (1..=u16::MAX).prop_filter("not reserved", |port| *port != 22).prop_map(|p| p.try_into().unwrap()),
+        (1..=u16::MAX)
+            .prop_filter("not reserved", |port| *port != 22)
+            .prop_map(|p| p.try_into().expect("not zero")),
     )
 }
 
