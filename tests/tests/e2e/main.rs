@@ -1,4 +1,9 @@
 //! The whole path, with nothing simulated: each test starts a gateway and an agent of its own, makes
 //! real sprites and talks to them over the network. Tests are named for what they claim.
 
+mod auth;
+mod crash;
+mod delivery;
+mod idle;
+mod sdk;
 mod wake;
