@@ -24,7 +24,7 @@ deps: ## Install what building needs and a fresh machine lacks (or name it)
 
 build: deps ## Build the programs (optimized) into target/
 	$(RUNTIME_FLAGS) cargo build --release --locked -p runtime --target $(TARGET)
-	cargo build --release --locked -p gateway -p vmm-agent -p cli -p loadtest
+	cargo build --release --locked -p gateway -p vmm-agent -p cli -p loadtest -p test-support
 
 run: build ## Start everything with a demo sprite; Ctrl-C leaves nothing behind
 	@PORT="$(PORT)" TLS_PORT="$(TLS_PORT)" IDLE="$(IDLE)" COLD="$(COLD)" DRIVER="$(DRIVER)" scripts/run.sh

@@ -1,1 +1,61 @@
-fn main() {}
+//! Measures a real system on this machine: wakes, holds and storms. Results are Markdown (or JSON with
+//! `--json`) on stdout; they belong into docs/performance.md together with the command that made them.
+
+mod hold;
+mod report;
+mod storm;
+mod wake;
+
+use clap::{Parser, Subcommand};
+
+/// Measures wakes, holds and storms of a real gateway, agent and sprites on this machine.
+#[derive(Debug, Parser)]
+#[command(version, arg_required_else_help = true)]
+struct Arguments {
+    /// Print JSON
+    #[arg(long, global = true)]
+    json: bool,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Time from a request to a sleeping sprite to the first byte of its answer
+    Wake {
+        /// How often, for paused and for cold
+        #[arg(short, default_value_t = 200)]
+        n: usize,
+    },
+    /// POSTs with bodies that all arrive while the sprite sleeps
+    Hold {
+        /// How many
+        #[arg(short, default_value_t = 2000)]
+        n: usize,
+    },
+    /// Many sleeping sprites hit within one second while a hot one serves
+    Storm {
+        /// How many sleep
+        #[arg(short, default_value_t = 200)]
+        n: usize,
+    },
+    /// All of the above with their defaults
+    All,
+}
+
+#[tokio::main]
+async fn main() -> anyhow::Result<()> {
+    let arguments = Arguments::parse();
+    let rows = match arguments.command {
+        Command::Wake { n } => wake::measure(n).await?,
+        Command::Hold { n } => hold::measure(n).await?,
+        Command::Storm { n } => storm::measure(n).await?,
+        Command::All => {
+            let mut rows = wake::measure(200).await?;
+            rows.extend(hold::measure(2000).await?);
+            rows.extend(storm::measure(200).await?);
+            rows
+        }
+    };
+    report::print(&rows, arguments.json)
+}
