@@ -1,0 +1,235 @@
+//! Creating, reading, changing and destroying sprites.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use agent_api::{ApiError, ChangeSprite, Changed, CreateSprite, PublicState, Sprite, UrlAuth, UrlSettings};
+use auth::Verified;
+use http::Method;
+use ids::SpriteName;
+use serde::Deserialize;
+use serde_json::{Value, json};
+use tracing::warn;
+
+use super::{CATCH_UP, Reply, object, path::no_sprite};
+use crate::{
+    edge::{Edge, respond::Answer},
+    routes::Route,
+};
+
+/// The body of a create. Clients send `null` for what they leave open; what we don't know is ignored.
+#[derive(Deserialize)]
+pub(super) struct CreateWish {
+    name: Option<String>,
+    url_settings: Option<SettingsWish>,
+    labels: Option<Vec<String>>,
+    environment: Option<BTreeMap<String, String>>,
+    config: Option<Value>,
+    wait_for_capacity: Option<bool>,
+    /// From the last activity to warm; an extension.
+    idle_timeout_ms: Option<u64>,
+    /// From warm to cold; an extension.
+    cold_after_ms: Option<u64>,
+}
+
+/// The body of a change.
+#[derive(Deserialize)]
+pub(super) struct ChangeWish {
+    url_settings: Option<SettingsWish>,
+    labels: Option<Vec<String>>,
+    clear_labels: Option<bool>,
+    idle_timeout_ms: Option<u64>,
+    cold_after_ms: Option<u64>,
+}
+
+#[derive(Deserialize)]
+struct SettingsWish {
+    auth: Option<UrlAuth>,
+    private_access: Option<String>,
+}
+
+impl SettingsWish {
+    /// What it asks for, over what there is.
+    fn over(self, present: &UrlSettings) -> Result<UrlSettings, Answer> {
+        if let Some(access) =
+            self.private_access.as_deref().filter(|access| !["admins", "org_users"].contains(access))
+        {
+            let message = format!("private_access is \"admins\" or \"org_users\", not {access:?}.");
+            return Err(Answer::new(400, "bad_request", message));
+        }
+        Ok(UrlSettings {
+            auth: self.auth.unwrap_or(present.auth),
+            private_access: self.private_access.or_else(|| present.private_access.clone()),
+        })
+    }
+}
+
+fn find(edge: &Edge, caller: &Verified, name: &SpriteName) -> Result<Arc<Route>, Answer> {
+    match edge.routes.by_name(caller.organization(), name) {
+        Some(route) => Ok(route),
+        None if edge.routes.is_synced() => Err(no_sprite()),
+        None => Err(crate::edge::respond::answer(&crate::edge::respond::EdgeError::Starting)),
+    }
+}
+
+pub(super) fn read(edge: &Edge, caller: &Verified, name: &SpriteName) -> Result<Reply, Answer> {
+    let route = find(edge, caller, name)?;
+    Ok(Reply::Json(200, object::sprite(edge, &route.sprite)))
+}
+
+pub(super) async fn create(edge: &Edge, caller: &Verified, wish: CreateWish) -> Result<Reply, Answer> {
+    // Accepted: a sprite that does not run needs no capacity, so there is never anything to wait for.
+    let _granted_anyway = wish.wait_for_capacity;
+    let name = wish.name.ok_or_else(|| Answer::new(400, "bad_request", "A sprite needs a \"name\"."))?;
+    let name: SpriteName = name.parse().map_err(|error| {
+        Answer::new(400, "bad_name", format!("{name:?} can't be the name of a sprite: {error}."))
+    })?;
+    let url_settings = match wish.url_settings {
+        Some(settings) => settings.over(&UrlSettings::default())?,
+        None => UrlSettings::default(),
+    };
+    let ask = CreateSprite {
+        name,
+        organization: caller.organization().clone(),
+        url_settings,
+        labels: wish.labels.unwrap_or_default(),
+        environment: wish.environment.unwrap_or_default(),
+        config: wish.config,
+        idle_timeout_ms: wish.idle_timeout_ms,
+        cold_after_ms: wish.cold_after_ms,
+    };
+    let made: Changed<Sprite> =
+        edge.agent.call(Method::POST, "/v1/sprites", Some(&ask)).await.map_err(of_agent)?;
+    catch_up(edge, made.revision).await;
+    Ok(Reply::Json(201, object::sprite(edge, &made.now)))
+}
+
+pub(super) async fn change(
+    edge: &Edge,
+    caller: &Verified,
+    name: &SpriteName,
+    wish: ChangeWish,
+) -> Result<Reply, Answer> {
+    let route = find(edge, caller, name)?;
+    let url_settings =
+        wish.url_settings.map(|settings| settings.over(&route.sprite.url_settings)).transpose()?;
+    let labels = if wish.clear_labels == Some(true) { Some(Vec::new()) } else { wish.labels };
+    let ask = ChangeSprite {
+        url_settings,
+        labels,
+        idle_timeout_ms: wish.idle_timeout_ms,
+        cold_after_ms: wish.cold_after_ms,
+    };
+    let path = format!("/v1/sprites/{}", route.sprite.id);
+    let made: Changed<Sprite> = edge.agent.call(Method::PATCH, &path, Some(&ask)).await.map_err(of_agent)?;
+    catch_up(edge, made.revision).await;
+    Ok(Reply::Json(200, object::sprite(edge, &made.now)))
+}
+
+pub(super) async fn destroy(edge: &Edge, caller: &Verified, name: &SpriteName) -> Result<Reply, Answer> {
+    #[derive(Deserialize)]
+    struct Nothing {}
+    let route = find(edge, caller, name)?;
+    let path = format!("/v1/sprites/{}", route.sprite.id);
+    let gone: Changed<Nothing> =
+        edge.agent.call(Method::DELETE, &path, None::<&()>).await.map_err(of_agent)?;
+    catch_up(edge, gone.revision).await;
+    Ok(Reply::Empty)
+}
+
+/// Passes a question or a command about one sprite to the agent, and its answer back.
+pub(super) async fn ask(
+    edge: &Edge,
+    caller: &Verified,
+    name: &SpriteName,
+    method: Method,
+    what: &str,
+    wish: Option<Value>,
+) -> Result<Reply, Answer> {
+    let route = find(edge, caller, name)?;
+    let path = format!("/v1/sprites/{}/{what}", route.sprite.id);
+    let answer: Value = edge.agent.call(method, &path, wish.as_ref()).await.map_err(of_agent)?;
+    Ok(Reply::Json(200, answer))
+}
+
+/// Whether a sprite is well, as far as can be told without waking it.
+pub(super) fn check(edge: &Edge, caller: &Verified, name: &SpriteName) -> Result<Reply, Answer> {
+    let sprite = &find(edge, caller, name)?.sprite;
+    let (status, reason) = match sprite.state {
+        PublicState::Running => ("healthy", "it runs"),
+        PublicState::Warm => ("hibernated", "its memory is kept"),
+        PublicState::Cold => ("hibernated", "its disk is kept"),
+    };
+    Ok(Reply::Json(
+        200,
+        json!({
+            "sprite_name": sprite.name,
+            "sprite_id": sprite.id,
+            "status": status,
+            "reason": reason,
+            "checked_at": jiff::Timestamp::now(),
+            "elapsed": "0s",
+        }),
+    ))
+}
+
+/// Whoever made a change sees it in the next answer, whichever connection asks.
+async fn catch_up(edge: &Edge, revision: u64) {
+    if !edge.routes.caught_up(revision, CATCH_UP).await {
+        warn!(revision, "A change was answered before the watch stream showed it");
+    }
+}
+
+fn of_agent(error: ApiError) -> Answer {
+    match error {
+        ApiError::Answered { status, body } => {
+            let answer = Answer::new(status, body.error, body.message);
+            if status == 503 { answer.retry_after(1) } else { answer }
+        }
+        ApiError::Unreachable(_) | ApiError::TimedOut(_) => {
+            warn!(%error, "The agent did not answer a call");
+            let message =
+                "The host can't be reached at the moment; nothing may have been changed. Try again.";
+            Answer::new(503, "agent_unreachable", message).retry_after(2)
+        }
+        ApiError::Protocol(_) => {
+            tracing::error!(%error, "The agent answered a call with something else");
+            Answer::new(
+                502,
+                "agent_protocol",
+                "The host answered something that the gateway does not understand.",
+            )
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_spelling_of_the_private_mode_is_one() {
+        let auth = |text: &str| {
+            serde_json::from_str::<ChangeWish>(text)
+                .ok()
+                .and_then(|wish| wish.url_settings)
+                .and_then(|settings| settings.auth)
+        };
+        for private in ["sprite", "default", ""] {
+            let text = format!(r#"{{"url_settings":{{"auth":"{private}"}}}}"#);
+            assert_eq!(auth(&text), Some(UrlAuth::Sprite), "{private:?}");
+        }
+        assert_eq!(auth(r#"{"url_settings":{"auth":"public"}}"#), Some(UrlAuth::Public));
+        assert!(serde_json::from_str::<ChangeWish>(r#"{"url_settings":{"auth":"everyone"}}"#).is_err());
+    }
+
+    #[test]
+    fn a_change_of_one_setting_keeps_the_other() {
+        let present = UrlSettings { auth: UrlAuth::Public, private_access: Some("admins".into()) };
+        let wish =
+            |auth, access: Option<&str>| SettingsWish { auth, private_access: access.map(str::to_owned) };
+        assert_eq!(wish(None, None).over(&present), Ok(present.clone()));
+        let private = wish(Some(UrlAuth::Sprite), None).over(&present).expect("valid");
+        assert_eq!(private.private_access.as_deref(), Some("admins"));
+        assert_eq!(wish(None, Some("nobody")).over(&present).expect_err("invalid").status, 400);
+    }
+}

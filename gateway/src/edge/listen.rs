@@ -1,0 +1,217 @@
+//! The listeners: accept, set the socket up, shake hands, hand over to the [`Gate`].
+
+use std::{
+    io,
+    net::SocketAddr,
+    os::fd::AsRawFd,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use nix::sys::socket::{setsockopt, sockopt};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::watch,
+    task::JoinSet,
+    time::timeout,
+};
+use tokio_rustls::TlsAcceptor;
+use tracing::{debug, info, warn};
+
+use super::{
+    Edge,
+    gate::Gate,
+    proxy::EdgeProxy,
+    tracked::{Tracked, Transport},
+};
+use crate::{
+    config::{Timing, Tls},
+    ledger::Accepted,
+};
+use pingora::{
+    apps::HttpServerOptions, protocols::http::v2::server::default_h2_options, proxy::HttpProxy,
+    server::configuration::ServerConf,
+};
+
+/// How long a TLS handshake may take.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// The pause after an accept that failed for want of descriptors or memory.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// A sprite's web server, a browser's tabs: more streams on one connection are more connections.
+const H2_STREAMS: u32 = 250;
+/// Idle connections to sprites kept by each worker; each is closed after `upstream_idle_ms` anyway.
+const POOL_PER_THREAD: usize = 4096;
+/// Probes before a silent client is given up.
+const KEEPALIVE_PROBES: u32 = 3;
+
+/// Why we can't listen.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ListenError {
+    #[error("could not listen on {address}: {source}")]
+    Bind { address: SocketAddr, source: io::Error },
+    #[error("could not read {path}: {source}")]
+    Unreadable { path: PathBuf, source: io::Error },
+    #[error("{path} has no {what} in PEM form")]
+    Nothing { path: PathBuf, what: &'static str },
+    #[error("the certificate and the key can't be used: {0}")]
+    Tls(#[from] rustls::Error),
+}
+
+/// A bound port, not yet served.
+pub(crate) struct Listener {
+    tcp: TcpListener,
+    tls: Option<TlsAcceptor>,
+}
+
+impl std::fmt::Debug for Listener {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Listener").field("tcp", &self.tcp).field("tls", &self.tls.is_some()).finish()
+    }
+}
+
+impl Listener {
+    pub(crate) async fn plain(address: SocketAddr) -> Result<Self, ListenError> {
+        Ok(Self { tcp: bind(address).await?, tls: None })
+    }
+
+    pub(crate) async fn tls(address: SocketAddr, tls: TlsAcceptor) -> Result<Self, ListenError> {
+        Ok(Self { tcp: bind(address).await?, tls: Some(tls) })
+    }
+
+    /// Where it listens: the port, if the system chose it.
+    pub(crate) fn address(&self) -> io::Result<SocketAddr> {
+        self.tcp.local_addr()
+    }
+}
+
+async fn bind(address: SocketAddr) -> Result<TcpListener, ListenError> {
+    TcpListener::bind(address).await.map_err(|source| ListenError::Bind { address, source })
+}
+
+/// Reads certificate and key.
+pub(crate) fn acceptor(tls: &Tls) -> Result<TlsAcceptor, ListenError> {
+    let chain = certificates(&tls.certificate)?;
+    let key = private_key(&tls.key)?;
+    let mut config = rustls::ServerConfig::builder().with_no_client_auth().with_single_cert(chain, key)?;
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    Ok(TlsAcceptor::from(Arc::new(config)))
+}
+
+fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, ListenError> {
+    let unreadable = |source| ListenError::Unreadable { path: path.into(), source };
+    let pem = std::fs::read(path).map_err(unreadable)?;
+    let chain: Vec<_> =
+        rustls_pemfile::certs(&mut pem.as_slice()).collect::<Result<_, _>>().map_err(unreadable)?;
+    match chain.is_empty() {
+        true => Err(ListenError::Nothing { path: path.into(), what: "certificate" }),
+        false => Ok(chain),
+    }
+}
+
+fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, ListenError> {
+    let unreadable = |source| ListenError::Unreadable { path: path.into(), source };
+    let pem = std::fs::read(path).map_err(unreadable)?;
+    let key = rustls_pemfile::private_key(&mut pem.as_slice()).map_err(unreadable)?;
+    key.ok_or_else(|| ListenError::Nothing { path: path.into(), what: "private key" })
+}
+
+/// Serves `listeners` until we are told to drain. Connections go on; see [`drain`](crate::drain).
+pub(crate) async fn serve(edge: Arc<Edge>, listeners: Vec<Listener>, draining: watch::Receiver<bool>) {
+    let gate = Gate { proxy: Arc::new(pingora_proxy(&edge)), edge, draining: draining.clone() };
+    let mut accepting = JoinSet::new();
+    for listener in listeners {
+        accepting.spawn(accept(listener, gate.clone(), draining.clone()));
+    }
+    while accepting.join_next().await.is_some() {}
+}
+
+fn pingora_proxy(edge: &Arc<Edge>) -> HttpProxy<EdgeProxy> {
+    let threads = std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get);
+    let conf = ServerConf {
+        threads,
+        upstream_keepalive_pool_size: POOL_PER_THREAD,
+        max_retries: 16,
+        ..ServerConf::default()
+    };
+    let mut proxy = HttpProxy::new(EdgeProxy { edge: edge.clone() }, Arc::new(conf));
+    let mut options = HttpServerOptions::default();
+    options.h2_idle_timeout = Some(edge.settings.timing.keepalive_idle);
+    proxy.server_options = Some(options);
+    let mut h2 = default_h2_options();
+    h2.max_concurrent_streams(H2_STREAMS);
+    h2.max_header_list_size(u32::try_from(edge.settings.limits.header_bytes).unwrap_or(u32::MAX));
+    proxy.h2_options = Some(h2);
+    proxy.handle_init_modules();
+    proxy
+}
+
+async fn accept(listener: Listener, gate: Gate, mut draining: watch::Receiver<bool>) {
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.tcp.accept() => accepted,
+            _ = draining.wait_for(|draining| *draining) => break,
+        };
+        match accepted {
+            Ok((tcp, peer)) => {
+                // The ledger owns it: every open connection is entered there, and a drain waits for all.
+                tokio::spawn(welcome(tcp, peer, listener.tls.clone(), gate.clone()));
+            }
+            Err(error) => {
+                warn!(%error, "A connection could not be accepted");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+    info!(address = ?listener.address().ok(), "No longer listening");
+}
+
+/// Sets a connection up and serves it to its end.
+async fn welcome(tcp: TcpStream, peer: SocketAddr, tls: Option<TlsAcceptor>, gate: Gate) {
+    if let Err(error) = set_up(&tcp, &gate.edge.settings.timing) {
+        debug!(%peer, %error, "A connection could not be set up");
+        return;
+    }
+    let Ok(local) = tcp.local_addr() else { return };
+    let fd = tcp.as_raw_fd();
+    let (transport, tls_name, h2) = match tls {
+        None => (Transport::Plain(tcp), None, None),
+        Some(acceptor) => match timeout(HANDSHAKE_TIMEOUT, acceptor.accept(tcp)).await {
+            Ok(Ok(tls)) => {
+                let session = tls.get_ref().1;
+                let name = session.server_name().map(str::to_owned);
+                let h2 = session.alpn_protocol() == Some(b"h2");
+                (Transport::Tls(Box::new(tls)), name, Some(h2))
+            }
+            Ok(Err(error)) => {
+                debug!(%peer, %error, "A TLS handshake failed");
+                return;
+            }
+            Err(_) => {
+                debug!(%peer, "A TLS handshake took too long");
+                return;
+            }
+        },
+    };
+    let conn = gate.edge.ledger.enter(Accepted { peer, local, fd, tls: h2.is_some(), tls_name });
+    let Ok(client) = Tracked::new(transport, conn) else { return };
+    match h2 {
+        Some(true) => gate.serve_h2(client).await,
+        Some(false) | None => gate.serve(client).await,
+    }
+}
+
+/// A client that vanished without a word is found by the kernel: idle, by probes; busy, because it
+/// acknowledges nothing.
+fn set_up(tcp: &TcpStream, timing: &Timing) -> io::Result<()> {
+    tcp.set_nodelay(true)?;
+    let seconds = |duration: Duration| u32::try_from(duration.as_secs().max(1)).unwrap_or(u32::MAX);
+    let user_timeout = u32::try_from(timing.tcp_user_timeout.as_millis()).unwrap_or(u32::MAX);
+    setsockopt(tcp, sockopt::TcpUserTimeout, &user_timeout)?;
+    setsockopt(tcp, sockopt::KeepAlive, &true)?;
+    setsockopt(tcp, sockopt::TcpKeepIdle, &seconds(timing.tcp_keepalive))?;
+    setsockopt(tcp, sockopt::TcpKeepInterval, &seconds(timing.tcp_keepalive / KEEPALIVE_PROBES))?;
+    setsockopt(tcp, sockopt::TcpKeepCount, &KEEPALIVE_PROBES)?;
+    Ok(())
+}

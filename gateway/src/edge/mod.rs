@@ -1,0 +1,58 @@
+//! The edge: from an accepted connection to a request at a sprite, or to an error that helps.
+//!
+//! ```text
+//!  listen ─▶ gate ─▶ [head: judged, cut] ─▶ admit ─▶ Pingora ─▶ proxy (phases) ─▶ sprite
+//!               │                            route, authorize, hold
+//!               └─ HTTP/2 ────────────────▶ Pingora ─▶ proxy ─▶ admit ─▶ sprite
+//! ```
+//!
+//! HTTP/1 requests are held before Pingora is entered: a held request then costs a small task and a
+//! small buffer. HTTP/2 streams are held in Pingora's request filter. Both go through one `admit`.
+
+pub(crate) mod admit;
+mod chunks;
+pub(crate) mod ctx;
+mod gate;
+mod head;
+pub(crate) mod headers;
+pub(crate) mod listen;
+pub(crate) mod proxy;
+pub(crate) mod request_id;
+pub(crate) mod respond;
+mod tracked;
+
+use std::sync::Arc;
+
+use agent_api::client::AgentClient;
+use tokio::sync::watch;
+
+use crate::{config::Settings, leases::Leases, ledger::Ledger, metrics::Metrics, routes::RouteTable};
+
+/// What every request may look at.
+#[derive(Debug)]
+pub(crate) struct Edge {
+    pub(crate) settings: Settings,
+    pub(crate) routes: Arc<RouteTable>,
+    pub(crate) leases: Arc<Leases>,
+    pub(crate) ledger: Arc<Ledger>,
+    pub(crate) agent: AgentClient,
+    pub(crate) metrics: Arc<Metrics>,
+    /// True from the moment we are asked to end.
+    pub(crate) draining: watch::Receiver<bool>,
+}
+
+impl Edge {
+    pub(crate) fn is_draining(&self) -> bool {
+        *self.draining.borrow()
+    }
+
+    /// The public URL of a sprite.
+    pub(crate) fn url(&self, sprite: &agent_api::Sprite) -> String {
+        let public = &self.settings.public;
+        let host = public.zone.host(&sprite.name, &sprite.url_suffix, None);
+        match public.port {
+            None => format!("{}://{host}", public.scheme.as_str()),
+            Some(port) => format!("{}://{host}:{port}", public.scheme.as_str()),
+        }
+    }
+}

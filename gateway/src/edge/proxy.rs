@@ -1,0 +1,564 @@
+//! Pingora's phases, each a few lines that delegate.
+
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    os::fd::RawFd,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use http::Version;
+use pingora::{
+    Error, ErrorSource, ErrorType,
+    http::{RequestHeader, ResponseHeader},
+    protocols::Digest,
+    proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, Session},
+    upstreams::peer::{H1UpgradePolicy, HttpPeer, Tracer},
+};
+use runtime_api::{DialError, DialRequest, RefusalCode, Target};
+use tracing::{debug, info};
+
+use super::{
+    Edge,
+    admit::{Admission, Facts, Next, Prepared, admit, identity},
+    ctx::{RequestCtx, UpstreamTry},
+    headers::{self, Told},
+    request_id,
+    respond::{Answer, EdgeError, Shape, answer},
+    tracked::conn_of,
+};
+use crate::{
+    api,
+    metrics::{Class, Side},
+    upstream::{self, Dialer},
+};
+
+/// What is sent with every answer of the API: clients choose their dialect by it.
+pub(crate) const SPRITE_VERSION: &str = "v0.0.1-rc46";
+/// Tries to reach a sprite that is awake but does not answer; with growing pauses some 5 s in all.
+const MAX_TRIES: u32 = 14;
+/// The pause before the second try.
+const FIRST_PAUSE: Duration = Duration::from_millis(10);
+/// The longest pause between two tries.
+const LONGEST_PAUSE: Duration = Duration::from_millis(500);
+/// How long after a wake a program that accepts and then resets counts as still booting (T19).
+const BOOT_WINDOW: Duration = Duration::from_secs(10);
+/// What connecting may take beyond the wait for the port.
+const CONNECT_SLACK: Duration = Duration::from_secs(6);
+/// How much time a refused request's body may take before the connection is closed instead.
+const DRAIN_BODY: Duration = Duration::from_secs(1);
+
+/// See the module's documentation.
+#[derive(Debug)]
+pub(crate) struct EdgeProxy {
+    pub(crate) edge: Arc<Edge>,
+}
+
+impl EdgeProxy {
+    /// Takes over what was decided before Pingora saw the request (HTTP/1), or decides now (HTTP/2).
+    async fn admission(&self, session: &mut Session, ctx: &mut RequestCtx) -> Option<Admission> {
+        let conn = ctx.conn.clone()?;
+        if let Some(prepared) = conn.take_prepared() {
+            let Prepared { request_id, wants_page, upgrade, started, admission } = prepared;
+            ctx.request_id = request_id;
+            ctx.wants_page = wants_page;
+            ctx.upgrade = upgrade;
+            ctx.started = started;
+            return Some(admission);
+        }
+        let request = session.req_header();
+        ctx.request_id = request_id::of(request.headers.get("x-request-id").map(http::HeaderValue::as_bytes));
+        ctx.wants_page = wants_page(request);
+        let host = match h2_host(request) {
+            Ok(host) => host.to_owned(),
+            Err(error) => return Some(refused(error)),
+        };
+        let target = request.uri.path_and_query().map_or("/", http::uri::PathAndQuery::as_str).to_owned();
+        let authorization: Vec<Vec<u8>> = request
+            .headers
+            .get_all(http::header::AUTHORIZATION)
+            .iter()
+            .map(|v| v.as_bytes().to_vec())
+            .collect();
+        let request_id = ctx.request_id.clone();
+        let facts = Facts {
+            host: &host,
+            target: &target,
+            authorization: authorization.iter().map(Vec::as_slice).collect(),
+            request_id: &request_id,
+        };
+        let gone = async {
+            match session.watch_h2_stream_close() {
+                // Both a reset and a lost connection mean that nobody waits any more.
+                Some(closed) => drop(closed.await),
+                None => std::future::pending().await,
+            }
+        };
+        admit(&self.edge, &conn, &facts, gone).await
+    }
+
+    async fn refuse(
+        &self,
+        session: &mut Session,
+        ctx: &mut RequestCtx,
+        error: EdgeError,
+    ) -> pingora::Result<()> {
+        let answer = answer(&error);
+        self.edge.metrics.refusal(&answer.code);
+        ctx.error = Some(error);
+        let shape = if ctx.wants_page { Shape::Page } else { Shape::Json };
+        write_answer(session, ctx, &answer, shape).await
+    }
+
+    /// Before another try: the same lease after a pause, or a new one if it has ended (T6, T24).
+    async fn try_again(&self, ctx: &mut RequestCtx) -> Result<(), EdgeError> {
+        let Some(conn) = ctx.conn.clone() else { return Err(EdgeError::Internal("no connection".into())) };
+        let Some(forward) = &mut ctx.forward else { return Err(EdgeError::Internal("nowhere to go".into())) };
+        let slot = forward.lease.slot().clone();
+        let current = slot.published().is_some_and(|now| Arc::ptr_eq(&now, forward.lease.upstream()));
+        if current {
+            let pause = FIRST_PAUSE.saturating_mul(1 << ctx.tries.min(10)).min(LONGEST_PAUSE);
+            tokio::time::sleep(pause).await;
+            return Ok(());
+        }
+        debug!(request_id = ctx.request_id, "The lease ended before the request was sent; acquiring again");
+        let waited = Instant::now();
+        let lease = tokio::select! {
+            lease = slot.acquire(&forward.allowed, &ctx.request_id) => lease?,
+            () = conn.left() => {
+                ctx.abandoned = true;
+                return Err(EdgeError::SpriteSlept);
+            }
+        };
+        forward.lease = lease;
+        ctx.hold_took += waited.elapsed();
+        Ok(())
+    }
+
+    fn peer(&self, session: &Session, ctx: &mut RequestCtx) -> Result<Box<HttpPeer>, EdgeError> {
+        let Some((forward, conn)) = ctx.forward.as_ref().zip(ctx.conn.clone()) else {
+            return Err(EdgeError::Internal("a request without a sprite".into()));
+        };
+        let timing = &self.edge.settings.timing;
+        let h2 = is_grpc(session.req_header());
+        let upstream = forward.lease.upstream().clone();
+        let pool_key = upstream.pool_key(forward.target, h2);
+        let wait_ms = match forward.target {
+            Target::Web | Target::Port(_) => u64::try_from(timing.port_wait.as_millis()).unwrap_or(u64::MAX),
+            Target::Api => 0,
+        };
+        let request = DialRequest {
+            target: forward.target,
+            wait_ms,
+            handoff: true,
+            request_id: Some(ctx.request_id.clone()),
+        };
+        let dialer = Dialer::new(upstream, conn, request, pool_key);
+        // Never dialled: the address only has to be one that the pool does not compare with the socket's.
+        let address = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 80));
+        let mut peer = Box::new(HttpPeer::new(address, false, String::new()));
+        peer.group_key = pool_key;
+        peer.options.custom_l4 = Some(dialer.clone());
+        peer.options.tracer = Some(Tracer(dialer.tracing()));
+        peer.options.idle_timeout = Some(timing.upstream_idle);
+        peer.options.total_connection_timeout = Some(timing.port_wait + CONNECT_SLACK);
+        peer.options.http_upstream_request_policy.h1_upgrade =
+            if ctx.upgrade { H1UpgradePolicy::Preserve } else { H1UpgradePolicy::Deny };
+        if h2 {
+            peer.options.set_http_version(2, 2);
+        }
+        ctx.attempt = Some(UpstreamTry { dialer, began: Instant::now(), pool_key });
+        Ok(peer)
+    }
+}
+
+#[async_trait]
+impl ProxyHttp for EdgeProxy {
+    type CTX = RequestCtx;
+
+    fn new_ctx(&self) -> RequestCtx {
+        RequestCtx::new()
+    }
+
+    async fn request_filter(&self, session: &mut Session, ctx: &mut RequestCtx) -> pingora::Result<bool> {
+        // Slow clients are found by TCP; a stalled upload or an idle tunnel is not an error (B7).
+        session.set_read_timeout(None);
+        session.set_total_drain_timeout(Some(DRAIN_BODY));
+        ctx.conn = conn_of(session.digest());
+        ctx.wants_timing = session.req_header().headers.contains_key("sprite-timing");
+        let Some(admission) = self.admission(session, ctx).await else {
+            ctx.abandoned = true;
+            session.set_keepalive(None);
+            return Ok(true);
+        };
+        ctx.class = admission.class;
+        ctx.auth_took = admission.auth_took;
+        ctx.hold_took = admission.hold_took;
+        match admission.next {
+            Next::Forward(forward) => {
+                ctx.forward = Some(forward);
+                Ok(false)
+            }
+            Next::Api(verified) => {
+                api::serve(&self.edge, session, ctx, &verified).await?;
+                Ok(true)
+            }
+            Next::Refuse(error) => {
+                self.refuse(session, ctx, error).await?;
+                Ok(true)
+            }
+        }
+    }
+
+    async fn upstream_peer(
+        &self,
+        session: &mut Session,
+        ctx: &mut RequestCtx,
+    ) -> pingora::Result<Box<HttpPeer>> {
+        if ctx.tries > 0 {
+            if let Err(error) = self.try_again(ctx).await {
+                return Err(failed(ctx, error));
+            }
+        }
+        ctx.tries += 1;
+        self.peer(session, ctx).map_err(|error| failed(ctx, error))
+    }
+
+    async fn connected_to_upstream(
+        &self,
+        _: &mut Session,
+        reused: bool,
+        _: &HttpPeer,
+        _: RawFd,
+        digest: Option<&Digest>,
+        ctx: &mut RequestCtx,
+    ) -> pingora::Result<()> {
+        let Some(attempt) = &ctx.attempt else { return Ok(()) };
+        ctx.connect_took = Some(attempt.began.elapsed());
+        if upstream::belongs(digest, attempt.pool_key) {
+            return Ok(());
+        }
+        // Can't happen by the pool's key; if it did, one sprite's request would reach another.
+        tracing::error!(reused, request_id = ctx.request_id, "A pooled connection belongs to another lease");
+        Err(failed(ctx, EdgeError::Internal("a pooled connection belongs to another lease".into())))
+    }
+
+    async fn upstream_request_filter(
+        &self,
+        session: &mut Session,
+        request: &mut RequestHeader,
+        ctx: &mut RequestCtx,
+    ) -> pingora::Result<()> {
+        let (Some(forward), Some(conn)) = (&ctx.forward, &ctx.conn) else { return Ok(()) };
+        let host = host_of(session.req_header()).to_owned();
+        let (organization, entered_as) = identity(&forward.allowed);
+        let told = Told {
+            client: conn.peer().ip(),
+            scheme: if conn.is_tls() { "https" } else { "http" },
+            port: port_of(&host).unwrap_or(conn.local().port()),
+            host: &host,
+            request_id: &ctx.request_id,
+            organization: organization.map(ids::OrgSlug::as_str),
+            entered_as,
+        };
+        headers::to_sprite(request, &told)?;
+        if let Some(path) = &forward.path {
+            request.set_raw_path(path.as_bytes())?;
+        }
+        // Over HTTP/2 the client's authority is no header yet.
+        if request.version != Version::HTTP_2 && !request.headers.contains_key(http::header::HOST) {
+            request.insert_header(http::header::HOST, &host)?;
+        }
+        Ok(())
+    }
+
+    async fn response_filter(
+        &self,
+        session: &mut Session,
+        response: &mut ResponseHeader,
+        ctx: &mut RequestCtx,
+    ) -> pingora::Result<()> {
+        if response.status.is_informational() && response.status != http::StatusCode::SWITCHING_PROTOCOLS {
+            return Ok(());
+        }
+        ctx.first_byte = Some(ctx.started.elapsed());
+        if let Some(forward) = &mut ctx.forward {
+            forward.lease.answered();
+        }
+        headers::from_sprite(response, host_of(session.req_header()))?;
+        response.insert_header("x-request-id", &ctx.request_id)?;
+        if ctx.class == Class::Inside {
+            response.insert_header("sprite-version", SPRITE_VERSION)?;
+        }
+        if ctx.wants_timing {
+            response.insert_header("server-timing", ctx.server_timing())?;
+        }
+        Ok(())
+    }
+
+    fn fail_to_connect(
+        &self,
+        _: &mut Session,
+        _: &HttpPeer,
+        ctx: &mut RequestCtx,
+        mut error: Box<Error>,
+    ) -> Box<Error> {
+        // Nothing of the request has been sent: whatever may help is safe.
+        let failure = ctx.attempt.as_ref().and_then(|attempt| attempt.dialer.take_failure());
+        let (cause, may_help) = match failure {
+            Some(DialError::Refused(refusal)) => {
+                let asleep = refusal.code == RefusalCode::ShuttingDown;
+                (EdgeError::DialRefused(refusal), asleep)
+            }
+            Some(failure @ (DialError::Unreachable(_) | DialError::TimedOut(_))) => {
+                (EdgeError::SpriteUnreachable(chain(&failure)), true)
+            }
+            Some(failure @ DialError::Protocol(_)) => (EdgeError::SpriteUnreachable(chain(&failure)), false),
+            None => (EdgeError::SpriteUnreachable(error.to_string()), false),
+        };
+        ctx.abandoned |= ctx.attempt.as_ref().is_some_and(|attempt| attempt.dialer.was_abandoned());
+        ctx.error = Some(cause);
+        error.set_retry(may_help && !ctx.abandoned && ctx.tries < MAX_TRIES);
+        error
+    }
+
+    fn error_while_proxy(
+        &self,
+        peer: &HttpPeer,
+        session: &mut Session,
+        error: Box<Error>,
+        ctx: &mut RequestCtx,
+        reused: bool,
+    ) -> Box<Error> {
+        let mut error = error.more_context(format!("to {peer}"));
+        if *error.esource() == ErrorSource::Upstream {
+            let slept = ctx.forward.as_ref().is_some_and(|forward| forward.lease.upstream().has_ended());
+            ctx.error = Some(if slept {
+                EdgeError::SpriteSlept
+            } else {
+                EdgeError::UpstreamBroken(error.to_string())
+            });
+        }
+        // The sprite may have seen the request. Only what may be done twice is done twice (RFC 9110 §9.2.2).
+        let repeatable = session.req_header().method.is_idempotent()
+            && !session.as_ref().retry_buffer_truncated()
+            && session.response_written().is_none()
+            && ctx.tries < MAX_TRIES;
+        let booting = !ctx.hold_took.is_zero() && ctx.started.elapsed() < ctx.hold_took + BOOT_WINDOW;
+        let upstream = *error.esource() == ErrorSource::Upstream;
+        error.set_retry(repeatable && upstream && (reused || booting));
+        error
+    }
+
+    async fn fail_to_proxy(&self, session: &mut Session, error: &Error, ctx: &mut RequestCtx) -> FailToProxy {
+        let closed = FailToProxy { error_code: 0, can_reuse_downstream: false };
+        let side = match error.esource() {
+            ErrorSource::Upstream => Side::Upstream,
+            ErrorSource::Downstream => Side::Downstream,
+            ErrorSource::Internal | ErrorSource::Unset => Side::Internal,
+        };
+        self.edge.metrics.error(side);
+        if ctx.abandoned || (side == Side::Downstream && is_gone(error)) {
+            ctx.abandoned = true;
+            return closed;
+        }
+        debug!(request_id = ctx.request_id, %error, "A request failed");
+        if session.response_written().is_some() {
+            return closed;
+        }
+        let cause = match (ctx.error.take(), side) {
+            (Some(cause), Side::Upstream | Side::Internal | Side::Downstream) => cause,
+            (None, Side::Downstream) => EdgeError::BadRequest("its body could not be read".into()),
+            (None, Side::Upstream) => EdgeError::UpstreamBroken(error.to_string()),
+            (None, Side::Internal) => EdgeError::Internal(error.to_string()),
+        };
+        let code = answer(&cause).status;
+        session.set_keepalive(None);
+        match self.refuse(session, ctx, cause).await {
+            Ok(()) => FailToProxy { error_code: code, can_reuse_downstream: false },
+            Err(_) => closed,
+        }
+    }
+
+    fn suppress_error_log(&self, _: &Session, _: &RequestCtx, _: &Error) -> bool {
+        true
+    }
+
+    fn suppress_proxy_warn_log(
+        &self,
+        _: &Session,
+        _: &RequestCtx,
+        _: &Error,
+        _: ProxyWarnLogContext,
+    ) -> bool {
+        true
+    }
+
+    async fn logging(&self, session: &mut Session, _: Option<&Error>, ctx: &mut RequestCtx) {
+        let status = session.response_written().map_or(ctx.status, |response| response.status.as_u16());
+        self.edge.metrics.request(ctx.class, status, ctx.first_byte.unwrap_or_else(|| ctx.started.elapsed()));
+        let request = session.req_header();
+        let ms = |took: Duration| took.as_secs_f64() * 1e3;
+        info!(
+            target: "access",
+            request_id = ctx.request_id,
+            class = ctx.class.as_str(),
+            peer = ctx.conn.as_ref().map(|conn| tracing::field::display(conn.peer())),
+            method = %request.method,
+            host = host_of(request),
+            path = request.uri.path(),
+            status,
+            abandoned = ctx.abandoned,
+            sprite = ctx.forward.as_ref().map(|forward| tracing::field::display(forward.route.sprite.id)),
+            epoch = ctx.forward.as_ref().map(|forward| forward.lease.upstream().epoch().0),
+            error = ctx.error.as_ref().map(tracing::field::display),
+            tries = ctx.tries,
+            received = session.body_bytes_read(),
+            sent = session.body_bytes_sent(),
+            auth_ms = ms(ctx.auth_took),
+            hold_ms = ms(ctx.hold_took),
+            connect_ms = ctx.connect_took.map(ms),
+            first_byte_ms = ctx.first_byte.map(ms),
+            total_ms = ms(ctx.started.elapsed()),
+            "Request"
+        );
+    }
+}
+
+/// Writes a whole answer of the gateway's own.
+pub(crate) async fn write_answer(
+    session: &mut Session,
+    ctx: &mut RequestCtx,
+    answer: &Answer,
+    shape: Shape,
+) -> pingora::Result<()> {
+    let (content_type, body) = answer.body(shape, &ctx.request_id);
+    let mut response = ResponseHeader::build(answer.status, Some(8))?;
+    if let Some(seconds) = answer.retry_after_s {
+        response.insert_header("retry-after", seconds.to_string())?;
+    }
+    if answer.challenge {
+        response.insert_header("www-authenticate", "Bearer")?;
+    }
+    if let Some(methods) = &answer.allow {
+        response.insert_header("allow", methods)?;
+    }
+    write_whole(session, ctx, response, content_type, body.into()).await
+}
+
+/// Writes a head and all of its body.
+pub(crate) async fn write_whole(
+    session: &mut Session,
+    ctx: &mut RequestCtx,
+    mut response: ResponseHeader,
+    content_type: &'static str,
+    body: Bytes,
+) -> pingora::Result<()> {
+    stamp(&mut response, ctx)?;
+    if !body.is_empty() {
+        response.insert_header("content-type", content_type)?;
+    }
+    if response.status != http::StatusCode::NO_CONTENT {
+        response.insert_header("content-length", body.len().to_string())?;
+    }
+    let bodiless = body.is_empty() || session.req_header().method == http::Method::HEAD;
+    ctx.status = response.status.as_u16();
+    session.write_response_header(Box::new(response), bodiless).await?;
+    if !bodiless {
+        session.write_response_body(Some(body), true).await?;
+    }
+    Ok(())
+}
+
+/// What every answer of the gateway's own carries.
+pub(crate) fn stamp(response: &mut ResponseHeader, ctx: &mut RequestCtx) -> pingora::Result<()> {
+    response.insert_header("x-request-id", &ctx.request_id)?;
+    response.insert_header("cache-control", "no-store")?;
+    match ctx.class {
+        Class::Api | Class::Inside => response.insert_header("sprite-version", SPRITE_VERSION)?,
+        Class::Url | Class::Unknown => {}
+    }
+    ctx.first_byte = Some(ctx.started.elapsed());
+    if ctx.wants_timing {
+        response.insert_header("server-timing", ctx.server_timing())?;
+    }
+    Ok(())
+}
+
+fn failed(ctx: &mut RequestCtx, error: EdgeError) -> Box<Error> {
+    let text = error.to_string();
+    ctx.error = Some(error);
+    Error::explain(ErrorType::InternalError, text)
+}
+
+fn refused(error: EdgeError) -> Admission {
+    Admission {
+        class: Class::Unknown,
+        auth_took: Duration::ZERO,
+        hold_took: Duration::ZERO,
+        next: Next::Refuse(error),
+    }
+}
+
+/// The client's side of the connection is of no use any more.
+fn is_gone(error: &Error) -> bool {
+    matches!(
+        error.etype(),
+        ErrorType::WriteError
+            | ErrorType::ReadError
+            | ErrorType::ConnectionClosed
+            | ErrorType::H2Error
+            | ErrorType::ConnectError
+            | ErrorType::WriteTimedout
+            | ErrorType::ReadTimedout
+    )
+}
+
+fn is_grpc(request: &RequestHeader) -> bool {
+    let content_type = request.headers.get(http::header::CONTENT_TYPE).map(http::HeaderValue::as_bytes);
+    content_type.is_some_and(|value| value.starts_with(b"application/grpc"))
+}
+
+fn wants_page(request: &RequestHeader) -> bool {
+    let header = |name: &str| request.headers.get(name).map(http::HeaderValue::as_bytes).unwrap_or_default();
+    let mode = header("sec-fetch-mode");
+    matches!(request.method, http::Method::GET | http::Method::HEAD)
+        && header("accept").windows(9).any(|part| part.eq_ignore_ascii_case(b"text/html"))
+        && (mode.is_empty() || mode == b"navigate")
+}
+
+/// The authority of an HTTP/2 request: `:authority`, or `Host`, or both if they agree (RFC 9113 §8.3.1).
+fn h2_host(request: &RequestHeader) -> Result<&str, EdgeError> {
+    let malformed = |why: &str| EdgeError::BadRequest(why.to_owned());
+    let mut hosts = request.headers.get_all(http::header::HOST).iter();
+    let host = match (hosts.next(), hosts.next()) {
+        (None, _) => None,
+        (Some(host), None) => Some(host.to_str().map_err(|_| malformed("the Host header is malformed"))?),
+        (Some(_), Some(_)) => return Err(malformed("there is more than one Host header")),
+    };
+    match (request.uri.authority().map(http::uri::Authority::as_str), host) {
+        (Some(authority), Some(host)) if !authority.eq_ignore_ascii_case(host) => {
+            Err(malformed("its authority and its Host header differ"))
+        }
+        (Some(authority), _) => Ok(authority),
+        (None, Some(host)) => Ok(host),
+        (None, None) => Err(malformed("it names no host")),
+    }
+}
+
+fn host_of(request: &RequestHeader) -> &str {
+    let host = request.headers.get(http::header::HOST).and_then(|value| value.to_str().ok());
+    host.or_else(|| request.uri.authority().map(http::uri::Authority::as_str)).unwrap_or_default()
+}
+
+fn port_of(host: &str) -> Option<u16> {
+    host.rsplit_once(':').and_then(|(_, port)| port.parse().ok())
+}
+
+/// An error with its causes, for the log.
+fn chain(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(error.source(), |error| error.source());
+    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
+}

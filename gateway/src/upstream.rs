@@ -1,0 +1,228 @@
+//! The way into one sprite under one lease: dialling it, and every socket that came of it.
+//!
+//! Pooled connections belong to an [`Upstream`] and are never used under another: its key is part of the
+//! pool's key, and each connection carries a tag that is compared before use (T22). When the lease ends,
+//! so do the sockets, at once: the pool and every stream still running see it immediately (B10).
+
+use std::{
+    collections::HashSet,
+    os::fd::{AsRawFd, RawFd},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+};
+
+use agent_api::lease::Endpoint;
+use async_trait::async_trait;
+use ids::Epoch;
+use parking_lot::Mutex;
+use pingora::{
+    Error, ErrorType,
+    connectors::L4Connect,
+    http::ResponseHeader,
+    protocols::{
+        Digest, GetProxyDigest,
+        l4::{socket::SocketAddr, stream::Stream},
+        raw_connect::ProxyDigest,
+    },
+    upstreams::peer::Tracing,
+};
+use runtime_api::{DialError, DialRequest, Dialed, Target, dial};
+
+use crate::ledger::Conn;
+
+/// Counts the leases of this process, so that no two have the same key.
+static NEXT_KEY: AtomicU64 = AtomicU64::new(1);
+/// Room below the key for a target (a port, or one of two others) and a protocol.
+const TARGET_BITS: u32 = 18;
+
+/// One lease's way into its sprite.
+#[derive(Debug)]
+pub(crate) struct Upstream {
+    key: u64,
+    epoch: Epoch,
+    endpoint: Endpoint,
+    sockets: Mutex<Sockets>,
+}
+
+#[derive(Debug, Default)]
+struct Sockets {
+    ended: bool,
+    open: HashSet<RawFd>,
+}
+
+/// What a connection is for. It travels with the connection.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Tag(u64);
+
+impl Upstream {
+    pub(crate) fn new(epoch: Epoch, endpoint: Endpoint) -> Arc<Self> {
+        let key = NEXT_KEY.fetch_add(1, Ordering::Relaxed);
+        Arc::new(Self { key, epoch, endpoint, sockets: Mutex::default() })
+    }
+
+    pub(crate) const fn epoch(&self) -> Epoch {
+        self.epoch
+    }
+
+    /// What connections to `target` may be shared by.
+    pub(crate) fn pool_key(&self, target: Target, h2: bool) -> u64 {
+        let target = match target {
+            Target::Port(port) => u64::from(port.get()),
+            Target::Web => 1 << 16,
+            Target::Api => (1 << 16) + 1,
+        };
+        self.key << TARGET_BITS | u64::from(h2) << 17 | target
+    }
+
+    /// Whether the lease has ended, and every connection with it.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.sockets.lock().ended
+    }
+
+    /// The lease has ended: so does every connection.
+    pub(crate) fn end(&self) {
+        let mut sockets = self.sockets.lock();
+        sockets.ended = true;
+        for fd in sockets.open.drain() {
+            // A socket that its peer has closed already is as good.
+            let _closed = nix::sys::socket::shutdown(fd, nix::sys::socket::Shutdown::Both);
+        }
+    }
+
+    /// How many connections there are.
+    pub(crate) fn open_sockets(&self) -> usize {
+        self.sockets.lock().open.len()
+    }
+
+    fn register(&self, fd: RawFd) -> bool {
+        let mut sockets = self.sockets.lock();
+        if !sockets.ended {
+            sockets.open.insert(fd);
+        }
+        !sockets.ended
+    }
+}
+
+/// Whether a connection that Pingora took from its pool was made for this key.
+pub(crate) fn belongs(digest: Option<&Digest>, pool_key: u64) -> bool {
+    let tag = digest
+        .and_then(|digest| digest.proxy_digest.as_ref())
+        .and_then(|proxy| proxy.user_data.as_deref())
+        .and_then(|data| data.downcast_ref::<Tag>());
+    tag == Some(&Tag(pool_key))
+}
+
+/// Connects for one request, and remembers why it could not.
+#[derive(Debug)]
+pub(crate) struct Dialer {
+    upstream: Arc<Upstream>,
+    /// Whose request it is.
+    client: Arc<Conn>,
+    request: DialRequest,
+    pool_key: u64,
+    socket: Arc<Socket>,
+    failure: Mutex<Option<DialError>>,
+    abandoned: AtomicBool,
+}
+
+/// The registered socket of one connection. Gone from the register before its number is free again.
+#[derive(Debug)]
+struct Socket {
+    upstream: Arc<Upstream>,
+    fd: Mutex<Option<RawFd>>,
+}
+
+impl Dialer {
+    pub(crate) fn new(
+        upstream: Arc<Upstream>,
+        client: Arc<Conn>,
+        request: DialRequest,
+        pool_key: u64,
+    ) -> Arc<Self> {
+        let socket = Arc::new(Socket { upstream: upstream.clone(), fd: Mutex::new(None) });
+        let failure = Mutex::new(None);
+        Arc::new(Self {
+            upstream,
+            client,
+            request,
+            pool_key,
+            socket,
+            failure,
+            abandoned: AtomicBool::new(false),
+        })
+    }
+
+    /// Whether the client left while the sprite was dialled.
+    pub(crate) fn was_abandoned(&self) -> bool {
+        self.abandoned.load(Ordering::Relaxed)
+    }
+
+    /// To be told when the connection ends.
+    pub(crate) fn tracing(&self) -> Box<dyn Tracing> {
+        Box::new(Tracer(self.socket.clone()))
+    }
+
+    /// Why there is no connection.
+    pub(crate) fn take_failure(&self) -> Option<DialError> {
+        self.failure.lock().take()
+    }
+
+    async fn dial(&self) -> Result<Stream, DialError> {
+        let Endpoint::Handoff { path } = &self.upstream.endpoint;
+        let dialed = tokio::select! {
+            dialed = dial(path, &self.request) => dialed?,
+            () = self.client.left() => {
+                self.abandoned.store(true, Ordering::Relaxed);
+                return Err(DialError::Unreachable(std::io::ErrorKind::ConnectionAborted.into()));
+            }
+        };
+        let (fd, mut stream) = match dialed {
+            Dialed::Tcp(tcp) => (tcp.as_raw_fd(), Stream::from(tcp)),
+            Dialed::Unix(unix) => (unix.as_raw_fd(), Stream::from(unix)),
+        };
+        if !self.upstream.register(fd) {
+            let gone =
+                std::io::Error::new(std::io::ErrorKind::ConnectionAborted, "the lease ended meanwhile");
+            return Err(DialError::Unreachable(gone));
+        }
+        *self.socket.fd.lock() = Some(fd);
+        let header = ResponseHeader::build(200, Some(0)).map_err(|e| DialError::Protocol(e.to_string()))?;
+        let tag = Tag(self.pool_key);
+        stream.set_proxy_digest(ProxyDigest::new(Box::new(header), Some(Box::new(tag))));
+        Ok(stream)
+    }
+}
+
+#[async_trait]
+impl L4Connect for Dialer {
+    async fn connect(&self, _: &SocketAddr) -> pingora::Result<Stream> {
+        match self.dial().await {
+            Ok(stream) => Ok(stream),
+            Err(error) => {
+                let refused =
+                    Error::because(ErrorType::ConnectError, "dialling the sprite", error.to_string());
+                *self.failure.lock() = Some(error);
+                Err(refused)
+            }
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Tracer(Arc<Socket>);
+
+impl Tracing for Tracer {
+    fn on_connected(&self) {}
+
+    fn on_disconnected(&self) {
+        if let Some(fd) = self.0.fd.lock().take() {
+            self.0.upstream.sockets.lock().open.remove(&fd);
+        }
+    }
+
+    fn boxed_clone(&self) -> Box<dyn Tracing> {
+        Box::new(Self(self.0.clone()))
+    }
+}
