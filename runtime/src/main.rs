@@ -1,1 +1,108 @@
-fn main() {}
+//! The runtime: PID 1 of a sprite.
+//!
+//! It starts and keeps the sprite's services, connects the host to the programs inside, reports what
+//! they listen on, collects the dead, and ends it all in good order. It serves a listening socket that
+//! it inherits, and can't tell what kind of sandbox it is in.
+//!
+//! It runs on one thread: while nothing happens it costs nothing, and when the sprite is frozen there is
+//! nothing of it to wait for.
+
+mod api;
+mod control;
+mod dial;
+mod ports;
+mod reap;
+mod serve;
+mod services;
+mod shutdown;
+mod state;
+mod transport;
+
+use std::{path::PathBuf, process::ExitCode, sync::Arc};
+
+use anyhow::{Context as _, bail};
+use telemetry::Format;
+use tokio::signal::unix::{SignalKind, signal};
+use tracing::{error, info};
+
+use crate::{reap::Reaper, services::Actor, shutdown::Shutdown, state::Runtime};
+
+/// Where definitions and logs of services are, unless told otherwise.
+const HOME: &str = "/.sprite";
+
+const USAGE: &str = "usage: runtime --listen-fd FD [--home DIRECTORY]";
+
+fn main() -> ExitCode {
+    let started = Arguments::parse(std::env::args().skip(1)).and_then(|arguments| {
+        telemetry::init(Format::Text, "info").map_err(anyhow::Error::msg)?;
+        let tokio = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        tokio.block_on(run(arguments))
+    });
+    match started {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // Logging may not have begun.
+            eprintln!("runtime: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+struct Arguments {
+    listen_fd: i32,
+    home: PathBuf,
+}
+
+impl Arguments {
+    fn parse(mut arguments: impl Iterator<Item = String>) -> anyhow::Result<Self> {
+        let (mut listen_fd, mut home) = (None, PathBuf::from(HOME));
+        while let Some(name) = arguments.next() {
+            let value = arguments.next().with_context(|| format!("{name} needs a value; {USAGE}"))?;
+            match name.as_str() {
+                "--listen-fd" => {
+                    let number: i32 = value.parse().context("--listen-fd is no number")?;
+                    if number <= 2 {
+                        bail!("--listen-fd must be 3 or more");
+                    }
+                    listen_fd = Some(number);
+                }
+                "--home" => home = value.into(),
+                other => bail!("unknown argument {other:?}; {USAGE}"),
+            }
+        }
+        Ok(Self { listen_fd: listen_fd.context(USAGE)?, home })
+    }
+}
+
+async fn run(arguments: Arguments) -> anyhow::Result<()> {
+    let listener =
+        transport::inherited_listener(arguments.listen_fd).context("could not use the listening socket")?;
+    let mut terminate = signal(SignalKind::terminate()).context("could not listen for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("could not listen for SIGINT")?;
+    let reaper = Reaper::default();
+    let (actor, services) = Actor::new(
+        arguments.home.join("services.json"),
+        arguments.home.join("logs/services"),
+        reaper.clone(),
+    );
+    let runtime = Arc::new(Runtime::new(services));
+    let shutdown = Arc::new(Shutdown::default());
+    let is_first = std::process::id() == 1;
+    info!(version = env!("CARGO_PKG_VERSION"), is_first, "Runtime is up");
+
+    // These four run as long as the sprite; when one can't go on, neither can the sprite.
+    let serving = tokio::spawn(serve::run(listener, Arc::clone(&runtime), Arc::clone(&shutdown)));
+    let supervising = tokio::spawn(actor.run());
+    let reaping = tokio::spawn(reaper.clone().run());
+    let grace = tokio::select! {
+        grace = shutdown.asked() => grace,
+        _ = terminate.recv() => services::DEFAULT_GRACE,
+        _ = interrupt.recv() => services::DEFAULT_GRACE,
+        lost = serving => { error!(?lost, "The host can't be served any more"); services::DEFAULT_GRACE }
+        lost = supervising => { error!(?lost, "Services can't be supervised any more"); services::DEFAULT_GRACE }
+        lost = reaping => { error!(?lost, "Processes can't be collected any more"); services::DEFAULT_GRACE }
+    };
+    shutdown::end(&runtime, &reaper, grace, is_first).await;
+    info!("Runtime ends");
+    Ok(())
+}

@@ -1,0 +1,63 @@
+//! Errors as clients read them.
+
+use axum::{
+    Json,
+    http::{Method, StatusCode},
+    response::{IntoResponse, Response},
+};
+use serde_json::json;
+
+use crate::services::{AskError, ChangeError};
+
+/// A status, a stable code for programs, and a sentence for people.
+#[derive(Debug)]
+pub(crate) struct ApiError {
+    status: StatusCode,
+    code: &'static str,
+    message: String,
+}
+
+impl ApiError {
+    pub(crate) fn bad_request(message: impl Into<String>) -> Self {
+        Self { status: StatusCode::BAD_REQUEST, code: "bad_request", message: message.into() }
+    }
+
+    pub(crate) fn not_found(method: &Method, path: &str) -> Self {
+        let message = format!("this sprite's runtime has no {method} {path}");
+        Self { status: StatusCode::NOT_FOUND, code: "not_found", message }
+    }
+
+    pub(crate) fn method_not_allowed(method: &Method, path: &str) -> Self {
+        let message = format!("{path} does not take {method}");
+        Self { status: StatusCode::METHOD_NOT_ALLOWED, code: "method_not_allowed", message }
+    }
+
+    pub(crate) fn internal(message: String) -> Self {
+        Self { status: StatusCode::INTERNAL_SERVER_ERROR, code: "internal", message }
+    }
+}
+
+impl From<AskError> for ApiError {
+    fn from(error: AskError) -> Self {
+        let (status, code) = match &error {
+            AskError::Change(ChangeError::Unknown(_)) => (StatusCode::NOT_FOUND, "service_not_found"),
+            AskError::Change(ChangeError::UnknownNeed(..)) => (StatusCode::BAD_REQUEST, "unknown_need"),
+            AskError::Change(ChangeError::Circle(_)) => (StatusCode::BAD_REQUEST, "circular_needs"),
+            AskError::Change(ChangeError::SecondHttpPort(_)) => (StatusCode::CONFLICT, "http_port_taken"),
+            AskError::Change(ChangeError::Needed(..)) => (StatusCode::CONFLICT, "service_needed"),
+            AskError::Change(ChangeError::Disk(cause)) => {
+                let message = format!("{error}: {cause}; free some space in the sprite and try again");
+                return Self { status: StatusCode::INSUFFICIENT_STORAGE, code: "disk", message };
+            }
+            AskError::NotRunning(_) => (StatusCode::CONFLICT, "service_not_running"),
+            AskError::ShuttingDown => (StatusCode::SERVICE_UNAVAILABLE, "shutting_down"),
+        };
+        Self { status, code, message: error.to_string() }
+    }
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        (self.status, Json(json!({ "error": self.code, "message": self.message }))).into_response()
+    }
+}

@@ -1,0 +1,111 @@
+//! The control stream: the host configures the sprite, hears of its ports, and ends it.
+
+use std::{collections::HashSet, io, sync::Arc, time::Duration};
+
+use runtime_api::{Command, Event, ListeningPort, MAX_LINE_BYTES};
+use tokio::{
+    io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader},
+    net::{
+        UnixStream,
+        unix::{OwnedReadHalf, OwnedWriteHalf},
+    },
+    sync::mpsc,
+    time::{MissedTickBehavior, interval, timeout},
+};
+use tracing::{info, warn};
+
+use crate::{
+    ports::{POLL, to_wire},
+    shutdown::Shutdown,
+    state::Runtime,
+};
+
+/// How long the host may leave an event unread.
+const WRITE_LIMIT: Duration = Duration::from_secs(10);
+/// Commands that were read and not yet carried out.
+const MAX_WAITING: usize = 4;
+
+/// Speaks with the host until it leaves or another control stream takes over.
+pub(crate) async fn serve(runtime: &Runtime, shutdown: &Arc<Shutdown>, stream: UnixStream) -> io::Result<()> {
+    let mut newer = runtime.take_control();
+    let (reader, writer) = stream.into_split();
+    let mut events = Events { writer, told: HashSet::new() };
+    let configured = runtime.configured();
+    events.send(&Event::Hello { version: env!("CARGO_PKG_VERSION").into(), configured }).await?;
+
+    let (sender, mut commands) = mpsc::channel(MAX_WAITING);
+    let reading = read_commands(reader, sender);
+    tokio::pin!(reading);
+    let mut poll = interval(POLL);
+    // After a pause of the sprite, one look is enough.
+    poll.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            // What was read is carried out even if the host has left since.
+            biased;
+            Some(command) = commands.recv() => match command {
+                Command::Configure(configuration) => {
+                    info!(sprite = %configuration.name, epoch = %configuration.epoch, "Configured");
+                    runtime.configure(configuration).await;
+                    events.send(&Event::Ready).await?;
+                }
+                Command::Shutdown { grace_ms } => shutdown.begin(Duration::from_millis(grace_ms)),
+                Command::Ping => events.send(&Event::Pong).await?,
+            },
+            ended = &mut reading => return ended,
+            changed = newer.changed() => {
+                info!("Another control stream took over");
+                return changed.map_err(io::Error::other);
+            }
+            _ = poll.tick() => events.tell_ports(runtime).await?,
+        }
+    }
+}
+
+async fn read_commands(reader: OwnedReadHalf, commands: mpsc::Sender<Command>) -> io::Result<()> {
+    let mut reader = BufReader::new(reader);
+    loop {
+        let mut line = Vec::new();
+        if (&mut reader).take(MAX_LINE_BYTES as u64).read_until(b'\n', &mut line).await? == 0 {
+            return Ok(());
+        }
+        match serde_json::from_slice(&line) {
+            Ok(command) => commands.send(command).await.map_err(io::Error::other)?,
+            // A newer agent may know commands that we don't; the rest of the stream is still good.
+            Err(error) if line.ends_with(b"\n") => {
+                warn!(%error, "The host sent something that is no command")
+            }
+            Err(error) => return Err(io::Error::new(io::ErrorKind::InvalidData, error)),
+        }
+    }
+}
+
+struct Events {
+    writer: OwnedWriteHalf,
+    told: HashSet<ListeningPort>,
+}
+
+impl Events {
+    async fn send(&mut self, event: &Event) -> io::Result<()> {
+        let mut line = serde_json::to_vec(event)?;
+        line.push(b'\n');
+        timeout(WRITE_LIMIT, self.writer.write_all(&line)).await.map_err(|_| io::ErrorKind::TimedOut)?
+    }
+
+    /// Tells what has changed since the last time: first what closed, then what opened, in its order.
+    async fn tell_ports(&mut self, runtime: &Runtime) -> io::Result<()> {
+        let now: Vec<ListeningPort> =
+            runtime.ports.refresh().into_iter().map(|(listener, pid)| to_wire(listener, pid)).collect();
+        let closed: Vec<ListeningPort> = self.told.iter().filter(|one| !now.contains(one)).cloned().collect();
+        for port in closed {
+            self.told.remove(&port);
+            self.send(&Event::PortClosed(port)).await?;
+        }
+        for port in now {
+            if self.told.insert(port.clone()) {
+                self.send(&Event::PortOpened(port)).await?;
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,227 @@
+//! From a target to a connection, waiting until something listens.
+//!
+//! Nothing tells when a port opens, so it is tried, after pauses that grow from [`FIRST_PAUSE`] to
+//! [`LONGEST_PAUSE`]: a server that starts is reached within 20 ms of its listen, and one that takes
+//! long costs fifty attempts a second.
+
+use std::{
+    io,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    time::Duration,
+};
+
+use ids::{Port, ServiceName};
+use runtime_api::{DialRefusal, RefusalCode, Target};
+use tokio::{
+    net::TcpStream,
+    time::{Instant, sleep_until, timeout_at},
+};
+
+use crate::{
+    services::{Ask, Failure, State, View, sentence, web},
+    state::Runtime,
+};
+
+const FIRST_PAUSE: Duration = Duration::from_millis(1);
+const LONGEST_PAUSE: Duration = Duration::from_millis(20);
+/// An attempt may take so long even if the caller would not wait at all: a connection within a
+/// machine takes microseconds, but the machine may be busy.
+const SHORTEST_ATTEMPT: Duration = Duration::from_millis(200);
+
+/// What a dial led to.
+#[derive(Debug)]
+pub(crate) enum Reached {
+    /// A program.
+    Program(TcpStream, Port),
+    /// The runtime itself.
+    Api,
+}
+
+/// Connects, or says why not. Cancel safe: a caller that hangs up drops this.
+pub(crate) async fn reach(runtime: &Runtime, target: Target, wait: Duration) -> Result<Reached, DialRefusal> {
+    let deadline = Instant::now() + wait;
+    let attempts_end = deadline.max(Instant::now() + SHORTEST_ATTEMPT);
+    let mut pause = FIRST_PAUSE;
+    let mut wanted = false;
+    loop {
+        if runtime.is_ending() {
+            return Err(refusal(RefusalCode::ShuttingDown, "the sprite is shutting down".into(), None));
+        }
+        let goal = match target {
+            Target::Api => return Ok(Reached::Api),
+            Target::Port(port) => Goal::Port(port),
+            Target::Web => web_goal(runtime)?,
+        };
+        for port in goal.ports(runtime) {
+            match timeout_at(attempts_end, connect(runtime, port)).await {
+                Ok(Ok(stream)) => return Ok(Reached::Program(stream, port)),
+                Ok(Err(error)) if out_of_descriptors(&error) => {
+                    let message = "the sprite has too many connections open".into();
+                    return Err(refusal(RefusalCode::Exhausted, message, Some(port)));
+                }
+                // Nobody listens there; or somebody does whose queue was full all the time.
+                Ok(Err(_)) | Err(_) => {}
+            }
+        }
+        if let Goal::Service { name, start: true, .. } = &goal
+            && !std::mem::replace(&mut wanted, true)
+        {
+            runtime.services.tell(Ask::Want { name: name.clone() }).await;
+        }
+        let next = Instant::now() + pause;
+        if next > deadline {
+            return Err(goal.given_up(runtime, wait));
+        }
+        sleep_until(next).await;
+        pause = (pause * 2).min(LONGEST_PAUSE);
+    }
+}
+
+/// What is tried, and what it means if that fails.
+enum Goal {
+    /// This port.
+    Port(Port),
+    /// The port of a service.
+    Service {
+        name: ServiceName,
+        port: Port,
+        /// It does not run and nobody has said that it should not.
+        start: bool,
+        /// It is on its way out: what still listens is not what the request should meet.
+        stopping: bool,
+        /// It has ended by itself and waits for its next start.
+        failure: Option<String>,
+    },
+    /// Port 8080, or the first one that may be HTTP.
+    Any,
+}
+
+/// The web server of the sprite, as its services define it.
+fn web_goal(runtime: &Runtime) -> Result<Goal, DialRefusal> {
+    let views = runtime.services.views();
+    let Some((name, port, view)) = web(&views) else { return Ok(Goal::Any) };
+    match &view.state {
+        State::Stopped { .. } if view.definition.stopped_by_hand => {
+            let message = format!(
+                "service \"{name}\", which serves this sprite's URL, was stopped by hand; start it with \
+                 POST /v1/sprites/{{name}}/services/{name}/start"
+            );
+            Err(refusal(RefusalCode::ServiceDown, message, Some(port)))
+        }
+        State::Failed { failure: failure @ Failure::NotSpawned(_), .. } => {
+            Err(refusal(RefusalCode::ServiceDown, sentence(name, failure), Some(port)))
+        }
+        State::Stopped { .. }
+        | State::Starting
+        | State::Running { .. }
+        | State::Stopping { .. }
+        | State::Failed { failure: Failure::Ended(_), .. } => Ok(Goal::service(name, port, view)),
+    }
+}
+
+impl Goal {
+    fn service(name: &ServiceName, port: Port, view: &View) -> Self {
+        let failure = match &view.state {
+            State::Failed { failure, .. } => Some(sentence(name, failure)),
+            State::Stopped { .. } | State::Starting | State::Running { .. } | State::Stopping { .. } => None,
+        };
+        Self::Service {
+            name: name.clone(),
+            port,
+            start: matches!(view.state, State::Stopped { .. }),
+            stopping: matches!(view.state, State::Stopping { .. }),
+            failure,
+        }
+    }
+
+    fn ports(&self, runtime: &Runtime) -> Vec<Port> {
+        match self {
+            Self::Port(port) | Self::Service { port, stopping: false, .. } => vec![*port],
+            Self::Service { stopping: true, .. } => Vec::new(),
+            Self::Any => {
+                let first = runtime.ports.first_http().filter(|port| *port != Port::DEFAULT_HTTP);
+                [Some(Port::DEFAULT_HTTP), first].into_iter().flatten().collect()
+            }
+        }
+    }
+
+    /// The refusal when the time is up.
+    fn given_up(&self, runtime: &Runtime, wait: Duration) -> DialRefusal {
+        let waited = format!("after {:.1} s", wait.as_secs_f32());
+        let listening = runtime.ports.listening();
+        let (code, what, port) = match self {
+            Self::Service { failure: Some(failure), port, .. } => {
+                (RefusalCode::ServiceDown, format!("{failure} and is started again after a pause"), *port)
+            }
+            Self::Service { name, port, .. } => (
+                RefusalCode::NotListening,
+                format!("service \"{name}\" does not listen on its http_port {port} {waited}"),
+                *port,
+            ),
+            Self::Port(port) if listening.contains(port) => (
+                RefusalCode::NotListening,
+                format!("the program on port {port} takes no connections {waited}"),
+                *port,
+            ),
+            Self::Port(port) => {
+                (RefusalCode::NotListening, format!("nothing listens on port {port} {waited}"), *port)
+            }
+            Self::Any => (
+                RefusalCode::NotListening,
+                format!(
+                    "nothing listens on port {} or on any other port that may speak HTTP {waited}",
+                    Port::DEFAULT_HTTP
+                ),
+                Port::DEFAULT_HTTP,
+            ),
+        };
+        let others: Vec<String> = listening.iter().filter(|one| **one != port).map(Port::to_string).collect();
+        let instead = match others.as_slice() {
+            [] => "nothing else listens in this sprite".to_owned(),
+            some => format!("listening instead: {}", some.join(", ")),
+        };
+        DialRefusal { code, message: format!("{what}; {instead}"), port: Some(port), listening }
+    }
+}
+
+fn refusal(code: RefusalCode, message: String, port: Option<Port>) -> DialRefusal {
+    DialRefusal { code, message, port, listening: Vec::new() }
+}
+
+/// Connects to whoever listens on `port`: on loopback, else where the kernel's table says.
+async fn connect(runtime: &Runtime, port: Port) -> io::Result<TcpStream> {
+    let loopback = [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)];
+    let mut last = io::Error::from(io::ErrorKind::ConnectionRefused);
+    for address in loopback {
+        match connect_to(address, port).await {
+            Ok(stream) => return Ok(stream),
+            Err(error) if out_of_descriptors(&error) => return Err(error),
+            Err(error) => last = error,
+        }
+    }
+    for address in runtime.ports.addresses(port) {
+        if address.is_unspecified() || loopback.contains(&address) {
+            continue;
+        }
+        match connect_to(address, port).await {
+            Ok(stream) => return Ok(stream),
+            Err(error) => last = error,
+        }
+    }
+    Err(last)
+}
+
+async fn connect_to(address: IpAddr, port: Port) -> io::Result<TcpStream> {
+    let stream = TcpStream::connect(SocketAddr::new(address, port.get())).await?;
+    // A port that is free can be given to our own side of the connection, which then connects to
+    // itself, and echoes.
+    if stream.local_addr()? == stream.peer_addr()? {
+        return Err(io::ErrorKind::ConnectionRefused.into());
+    }
+    stream.set_nodelay(true)?;
+    Ok(stream)
+}
+
+fn out_of_descriptors(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM))
+}

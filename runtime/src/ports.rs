@@ -1,0 +1,232 @@
+//! Which TCP ports are listened on, by whom, and in what order they were opened.
+//!
+//! The kernel tells nobody when a port is opened, so the table is read: while a control stream is
+//! open, every [`POLL`], and whenever a dial needs to know. Nothing is read while nobody cares.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs::{self, File},
+    io::{self, BufReader},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
+
+use ids::Port;
+use runtime_api::ListeningPort;
+
+/// How long a new port may go unnoticed. A dial does not wait for it: it tries the port itself.
+pub(crate) const POLL: Duration = Duration::from_millis(150);
+
+/// Ports whose protocol is known not to be HTTP: ssh, smtp, dns, pop3, imap, ldap, databases, caches,
+/// brokers. [`Ports::first_http`] passes over them.
+const NOT_HTTP: &[u16] = &[
+    21, 22, 23, 25, 53, 110, 139, 143, 389, 445, 465, 587, 636, 993, 995, 1433, 1521, 3306, 5432, 5672, 6379,
+    9042, 9092, 11211, 27017,
+];
+/// The state of a listening socket in the kernel's tables.
+const LISTEN: &str = "0A";
+
+/// A socket that listens.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(crate) struct Listener {
+    /// Its port.
+    pub(crate) port: Port,
+    /// The address that it is bound to.
+    pub(crate) address: IpAddr,
+}
+
+/// The table as it was read last.
+#[derive(Debug, Default)]
+pub(crate) struct Ports {
+    known: Mutex<Known>,
+}
+
+#[derive(Debug, Default)]
+struct Known {
+    listeners: BTreeMap<Listener, Details>,
+    opened: u64,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Details {
+    /// The how-manieth to be opened since boot.
+    order: u64,
+    pid: Option<u32>,
+}
+
+impl Ports {
+    /// Reads the kernel's table, and returns all who listen now, in the order of their opening (as
+    /// far as it was seen).
+    pub(crate) fn refresh(&self) -> Vec<(Listener, Option<u32>)> {
+        let now = read_tables();
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        known.update(&now);
+        let mut all: Vec<_> = known.listeners.iter().collect();
+        all.sort_by_key(|(_, details)| details.order);
+        all.into_iter().map(|(listener, details)| (*listener, details.pid)).collect()
+    }
+
+    /// The ports that are listened on now, in ascending order.
+    pub(crate) fn listening(&self) -> Vec<Port> {
+        let ports: BTreeSet<Port> = self.refresh().into_iter().map(|(listener, _)| listener.port).collect();
+        ports.into_iter().collect()
+    }
+
+    /// Of the ports that are listened on now and may speak HTTP, the one that was opened first.
+    pub(crate) fn first_http(&self) -> Option<Port> {
+        let all = self.refresh();
+        all.into_iter().map(|(listener, _)| listener.port).find(|port| !NOT_HTTP.contains(&port.get()))
+    }
+
+    /// Addresses at which `port` is listened on now.
+    pub(crate) fn addresses(&self, port: Port) -> Vec<IpAddr> {
+        let all = self.refresh();
+        all.into_iter()
+            .filter(|(listener, _)| listener.port == port)
+            .map(|(listener, _)| listener.address)
+            .collect()
+    }
+}
+
+impl Known {
+    fn update(&mut self, now: &BTreeMap<Listener, u64>) {
+        self.listeners.retain(|listener, _| now.contains_key(listener));
+        let new: BTreeMap<u64, Listener> = now
+            .iter()
+            .filter(|(listener, _)| !self.listeners.contains_key(listener))
+            .map(|(listener, inode)| (*inode, *listener))
+            .collect();
+        if new.is_empty() {
+            return;
+        }
+        let owners = owners_of(&new.keys().copied().collect());
+        // Of two that were opened between two looks, the one with the smaller inode was made first.
+        for (inode, listener) in new {
+            self.opened += 1;
+            let details = Details { order: self.opened, pid: owners.get(&inode).copied() };
+            self.listeners.insert(listener, details);
+        }
+    }
+}
+
+/// As it is told to the host.
+pub(crate) fn to_wire(listener: Listener, pid: Option<u32>) -> ListeningPort {
+    ListeningPort { port: listener.port, address: listener.address.to_string(), pid }
+}
+
+/// All listening sockets with their inodes.
+fn read_tables() -> BTreeMap<Listener, u64> {
+    let mut found = BTreeMap::new();
+    for path in ["/proc/net/tcp", "/proc/net/tcp6"] {
+        // A kernel without IPv6 has no second table.
+        if let Ok(file) = File::open(path) {
+            read_table(BufReader::new(file), &mut found);
+        }
+    }
+    found
+}
+
+/// The kernel lists those that listen before those that are connected, so reading stops at the first
+/// other one: the cost does not grow with the number of connections.
+fn read_table(table: impl io::BufRead, found: &mut BTreeMap<Listener, u64>) {
+    for line in table.lines().skip(1) {
+        let Ok(line) = line else { return };
+        // "sl local remote st queues timers retransmits uid timeout inode ..."
+        let mut fields = line.split_ascii_whitespace().skip(1);
+        let (Some(local), Some(state)) = (fields.next(), fields.nth(1)) else { return };
+        if state != LISTEN {
+            return;
+        }
+        let inode = fields.nth(5).and_then(|inode| inode.parse().ok()).unwrap_or(0);
+        if let Some(listener) = parse_local(local) {
+            found.insert(listener, inode);
+        }
+    }
+}
+
+/// "0100007F:1F90": the address in the machine's byte order, word by word; the port in ordinary hex.
+fn parse_local(text: &str) -> Option<Listener> {
+    let (address, port) = text.split_once(':')?;
+    let port = Port::try_from(u16::from_str_radix(port, 16).ok()?).ok()?;
+    let word = |index: usize| {
+        let digits = address.get(index * 8..index * 8 + 8)?;
+        u32::from_str_radix(digits, 16).ok().map(u32::to_ne_bytes)
+    };
+    let address = match address.len() {
+        8 => IpAddr::V4(Ipv4Addr::from(word(0)?)),
+        32 => {
+            let mut octets = [0; 16];
+            for index in 0..4 {
+                octets[index * 4..index * 4 + 4].copy_from_slice(&word(index)?);
+            }
+            IpAddr::V6(Ipv6Addr::from(octets))
+        }
+        _ => return None,
+    };
+    Some(Listener { port, address })
+}
+
+/// Which process has each of these sockets open; one that shares it is as good as another.
+fn owners_of(inodes: &BTreeSet<u64>) -> BTreeMap<u64, u32> {
+    let mut found = BTreeMap::new();
+    let Ok(processes) = fs::read_dir("/proc") else { return found };
+    for process in processes.flatten() {
+        let Some(pid) = process.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else {
+            continue;
+        };
+        // Not those that have ended meanwhile, nor those whose files we may not see.
+        let Ok(descriptors) = fs::read_dir(process.path().join("fd")) else { continue };
+        for descriptor in descriptors.flatten() {
+            let Ok(target) = fs::read_link(descriptor.path()) else { continue };
+            let inode = target
+                .to_str()
+                .and_then(|target| target.strip_prefix("socket:[")?.strip_suffix(']')?.parse::<u64>().ok());
+            if let Some(inode) = inode.filter(|inode| inodes.contains(inode)) {
+                found.entry(inode).or_insert(pid);
+            }
+        }
+        if found.len() == inodes.len() {
+            break;
+        }
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_kernels_table_is_understood() {
+        let table = "\
+  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode
+   0: 0100007F:1F90 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 4242 1 0 100 0 0 10 0
+   1: 00000000:0BB8 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 4243 1 0 100 0 0 10 0
+   2: 0100007F:1F90 0100007F:9999 01 00000000:00000000 00:00000000 00000000     0        0 4244 1 0 100 0 0 10 0
+   3: 00000000:0050 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 4245 1 0 100 0 0 10 0
+";
+        let mut found = BTreeMap::new();
+        read_table(table.as_bytes(), &mut found);
+        let summary: Vec<_> =
+            found.iter().map(|(one, inode)| (one.address.to_string(), one.port.get(), *inode)).collect();
+        assert_eq!(summary, [("0.0.0.0".into(), 3000, 4243), ("127.0.0.1".into(), 8080, 4242)]);
+        let v6 = parse_local("00000000000000000000000001000000:0050").unwrap();
+        assert_eq!((v6.address.to_string().as_str(), v6.port.get()), ("::1", 80));
+        for bad in ["", "0100007F", "0100007F:0000", "0100:1F90", "xxxxxxxx:1F90", "0100007F:1F90F"] {
+            assert_eq!(parse_local(bad), None, "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn a_port_is_seen_with_its_owner_while_it_is_open() {
+        let ports = Ports::default();
+        let socket = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = Port::try_from(socket.local_addr().unwrap().port()).unwrap();
+        let seen = ports.refresh().into_iter().find(|(listener, _)| listener.port == port);
+        assert_eq!(seen.and_then(|(_, pid)| pid), Some(std::process::id()));
+        assert_eq!(ports.addresses(port), [IpAddr::V4(Ipv4Addr::LOCALHOST)]);
+        drop(socket);
+        assert!(!ports.listening().contains(&port));
+    }
+}

@@ -1,0 +1,155 @@
+//! Every stream from the host: one request line, one answer line, and what follows from them.
+
+use std::{io, sync::Arc, time::Duration};
+
+use runtime_api::{Answer, DialRefusal, DialRequest, MAX_LINE_BYTES, RefusalCode, Request};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::{UnixListener, UnixStream},
+    sync::Semaphore,
+    task::JoinSet,
+    time::{sleep, timeout},
+};
+use tracing::{debug, warn};
+
+use crate::{
+    api, control,
+    dial::{Reached, reach},
+    shutdown::Shutdown,
+    state::Runtime,
+    transport::{hand_over, hung_up},
+};
+
+/// How long the request line may take. The host sends it with the connection.
+const REQUEST_LIMIT: Duration = Duration::from_secs(5);
+/// How long the host may leave an answer unread.
+const ANSWER_LIMIT: Duration = Duration::from_secs(5);
+/// Streams at once: dials that wait, relays, and connections to the API. More wait to be accepted.
+const MAX_STREAMS: usize = 4096;
+/// The pause after a failed accept, which usually means that descriptors are short.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// Accepts streams for ever.
+pub(crate) async fn run(listener: UnixListener, runtime: Arc<Runtime>, shutdown: Arc<Shutdown>) {
+    let room = Arc::new(Semaphore::new(MAX_STREAMS));
+    let mut streams = JoinSet::new();
+    loop {
+        let accepted = tokio::select! {
+            accepted = accept(&listener, &room) => accepted,
+            Some(_ended) = streams.join_next() => continue,
+        };
+        match accepted {
+            Ok((stream, place)) => {
+                let (runtime, shutdown) = (Arc::clone(&runtime), Arc::clone(&shutdown));
+                streams.spawn(async move {
+                    if let Err(error) = serve(&runtime, &shutdown, stream).await {
+                        debug!(%error, "A stream from the host broke");
+                    }
+                    drop(place);
+                });
+            }
+            Err(error) => {
+                warn!(%error, "Could not accept a stream from the host");
+                sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+async fn accept(
+    listener: &UnixListener,
+    room: &Arc<Semaphore>,
+) -> io::Result<(UnixStream, tokio::sync::OwnedSemaphorePermit)> {
+    let place = Arc::clone(room).acquire_owned().await.map_err(io::Error::other)?;
+    let (stream, _) = listener.accept().await?;
+    Ok((stream, place))
+}
+
+async fn serve(runtime: &Arc<Runtime>, shutdown: &Arc<Shutdown>, mut stream: UnixStream) -> io::Result<()> {
+    let request = match timeout(REQUEST_LIMIT, read_request(&mut stream)).await? {
+        Ok(request) => request,
+        Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+            let refusal = DialRefusal {
+                code: RefusalCode::BadRequest,
+                message: format!("the runtime did not understand the request: {error}"),
+                port: None,
+                listening: Vec::new(),
+            };
+            return answer(&mut stream, &Answer::Refused(refusal)).await;
+        }
+        Err(error) => return Err(error),
+    };
+    match request {
+        Request::Control => control::serve(runtime, shutdown, stream).await,
+        Request::Dial(request) => dial(runtime, &request, stream).await,
+    }
+}
+
+async fn dial(runtime: &Arc<Runtime>, request: &DialRequest, mut stream: UnixStream) -> io::Result<()> {
+    let wait = Duration::from_millis(request.wait_ms);
+    let reached = tokio::select! {
+        reached = reach(runtime, request.target, wait) => reached,
+        () = hung_up(&stream) => {
+            debug!(request_id = request.request_id, "The host gave a dial up");
+            return Ok(());
+        }
+    };
+    match reached {
+        Ok(Reached::Program(mut program, port)) => {
+            let line = to_line(&Answer::Ok { port: Some(port) })?;
+            if request.handoff {
+                return limited(hand_over(&stream, &line, &program)).await;
+            }
+            limited(stream.write_all(&line)).await?;
+            tokio::io::copy_bidirectional(&mut stream, &mut program).await.map(drop)
+        }
+        Ok(Reached::Api) => {
+            let line = to_line(&Answer::Ok { port: None })?;
+            if !request.handoff {
+                limited(stream.write_all(&line)).await?;
+                return api::serve(runtime, stream).await;
+            }
+            let (ours, theirs) = UnixStream::pair()?;
+            limited(hand_over(&stream, &line, &theirs)).await?;
+            drop((stream, theirs));
+            api::serve(runtime, ours).await
+        }
+        Err(refusal) => {
+            debug!(request_id = request.request_id, %refusal, "Refused a dial");
+            answer(&mut stream, &Answer::Refused(refusal)).await
+        }
+    }
+}
+
+/// Reads to the first newline. The host sends nothing after it before it has the answer.
+async fn read_request(stream: &mut UnixStream) -> io::Result<Request> {
+    let bad = |why: &str| io::Error::new(io::ErrorKind::InvalidData, why.to_owned());
+    let mut line = Vec::with_capacity(256);
+    loop {
+        if stream.read_buf(&mut line).await? == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        match line.iter().position(|byte| *byte == b'\n') {
+            Some(end) if end + 1 == line.len() => {
+                return serde_json::from_slice(&line).map_err(|error| bad(&error.to_string()));
+            }
+            Some(_) => return Err(bad("bytes followed the request line before it was answered")),
+            None if line.len() >= MAX_LINE_BYTES => return Err(bad("the request line is too long")),
+            None => {}
+        }
+    }
+}
+
+async fn answer(stream: &mut UnixStream, answer: &Answer) -> io::Result<()> {
+    limited(stream.write_all(&to_line(answer)?)).await
+}
+
+async fn limited<T>(write: impl Future<Output = io::Result<T>>) -> io::Result<T> {
+    timeout(ANSWER_LIMIT, write).await.map_err(|_| io::ErrorKind::TimedOut)?
+}
+
+fn to_line(answer: &Answer) -> io::Result<Vec<u8>> {
+    let mut line = serde_json::to_vec(answer)?;
+    line.push(b'\n');
+    Ok(line)
+}

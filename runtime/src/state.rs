@@ -1,0 +1,94 @@
+//! What all parts of the runtime share.
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use ids::Epoch;
+use runtime_api::Configuration;
+use tokio::sync::watch;
+
+use crate::{
+    ports::Ports,
+    services::{Ask, HOME, Services},
+};
+
+/// What every process of the sprite finds in its environment.
+const BASE_ENVIRONMENT: &[(&str, &str)] = &[
+    ("HOME", HOME),
+    ("USER", "root"),
+    ("LOGNAME", "root"),
+    ("SHELL", "/bin/bash"),
+    ("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:/.sprite/bin"),
+    ("LANG", "C.UTF-8"),
+];
+
+/// The runtime of one sprite.
+#[derive(Debug)]
+pub(crate) struct Runtime {
+    /// Who listens on which port.
+    pub(crate) ports: Ports,
+    /// The sprite's services.
+    pub(crate) services: Services,
+    configuration: Mutex<Option<Configuration>>,
+    ending: AtomicBool,
+    /// Grows with every control stream; one that sees a newer number leaves.
+    control: watch::Sender<u64>,
+}
+
+impl Runtime {
+    pub(crate) fn new(services: Services) -> Self {
+        Self {
+            ports: Ports::default(),
+            services,
+            configuration: Mutex::new(None),
+            ending: AtomicBool::new(false),
+            control: watch::Sender::new(0),
+        }
+    }
+
+    /// The epoch of the configuration, if one has arrived.
+    pub(crate) fn configured(&self) -> Option<Epoch> {
+        self.lock().as_ref().map(|configuration| configuration.epoch)
+    }
+
+    /// Takes a configuration; the first one boots the services.
+    pub(crate) async fn configure(&self, configuration: Configuration) {
+        let environment = environment(&configuration);
+        let first = self.lock().replace(configuration).is_none();
+        let ask = if first { Ask::Boot { environment } } else { Ask::Environment { environment } };
+        self.services.tell(ask).await;
+    }
+
+    /// From now on nothing new is begun. `true` for the first who says so.
+    pub(crate) fn begin_to_end(&self) -> bool {
+        !self.ending.swap(true, Ordering::Relaxed)
+    }
+
+    /// Whether the sprite is shutting down.
+    pub(crate) fn is_ending(&self) -> bool {
+        self.ending.load(Ordering::Relaxed)
+    }
+
+    /// Makes the caller the control stream; the receiver changes when another one takes over.
+    pub(crate) fn take_control(&self) -> watch::Receiver<u64> {
+        self.control.send_modify(|number| *number += 1);
+        self.control.subscribe()
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Option<Configuration>> {
+        self.configuration.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn environment(configuration: &Configuration) -> BTreeMap<String, String> {
+    let base = BASE_ENVIRONMENT.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+    let own = [("SPRITE_NAME", configuration.name.to_string()), ("SPRITE_URL", configuration.url.clone())];
+    base.chain(own.map(|(name, value)| (name.to_owned(), value)))
+        .chain(configuration.environment.clone())
+        .collect()
+}
