@@ -40,6 +40,10 @@ fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Answer> {
 
 async fn read(session: &mut Session) -> Result<BytesMut, Answer> {
     let mut bytes = BytesMut::new();
+    if session.req_header().headers.contains_key(http::header::EXPECT) {
+        // A client that can't be told finds out by itself.
+        let _told = session.write_continue_response().await;
+    }
     let reading = async {
         loop {
             match session.read_request_body().await {

@@ -24,7 +24,7 @@ use super::{
     proxy::EdgeProxy,
     request_id,
     respond::{EdgeError, Shape, answer},
-    tracked::Tracked,
+    tracked::{FAREWELL, Tracked},
 };
 use crate::metrics::{Class, Side};
 
@@ -32,8 +32,6 @@ use crate::metrics::{Class, Side};
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// How much of a held request is read; the rest waits in the client's and the kernel's buffers.
 const HELD_BYTES: usize = 64 * 1024;
-/// How long a refused connection may take to read its refusal.
-const FAREWELL: std::time::Duration = std::time::Duration::from_secs(2);
 
 /// What every connection needs.
 #[derive(Clone)]

@@ -170,7 +170,8 @@ impl<'a> Fields<'a> {
             } else if is("x-request-id") {
                 fields.request_id = Some(value);
             } else if is("upgrade") {
-                fields.upgrade = true;
+                // Nobody may tunnel HTTP/2 through here, past everything that is decided about a request.
+                fields.upgrade |= !has_token(value, b"h2c");
             } else if is("connection") {
                 fields.connection_upgrade |= has_token(value, b"upgrade");
             } else if is("accept") {
@@ -291,7 +292,8 @@ mod tests {
         assert_eq!(with("Content-Length: 5\r\n"), Framing::Length(5));
         assert_eq!(with("Transfer-Encoding: Chunked\r\n"), Framing::Chunked);
         assert_eq!(with("Connection: keep-alive, Upgrade\r\nUpgrade: websocket\r\n"), Framing::Upgrade);
-        assert_eq!(with("Upgrade: h2c\r\n"), Framing::Length(0));
+        assert_eq!(with("Upgrade: websocket\r\n"), Framing::Length(0));
+        assert_eq!(with("Connection: Upgrade\r\nUpgrade: h2c\r\n"), Framing::Length(0));
         assert_eq!(with("Connection: upgrade\r\nUpgrade: x\r\nContent-Length: 3\r\n"), Framing::Length(3));
         assert_eq!(with("Content-Length: 18446744073709551615\r\n"), Framing::Length(u64::MAX));
     }

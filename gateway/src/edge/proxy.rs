@@ -45,8 +45,12 @@ const FIRST_PAUSE: Duration = Duration::from_millis(10);
 const LONGEST_PAUSE: Duration = Duration::from_millis(500);
 /// How long after a wake a program that accepts and then resets counts as still booting (T19).
 const BOOT_WINDOW: Duration = Duration::from_secs(10);
+/// Taking a lease that is there already takes microseconds; no wake takes less than this.
+const WOKE: Duration = Duration::from_micros(500);
 /// What connecting may take beyond the wait for the port.
 const CONNECT_SLACK: Duration = Duration::from_secs(6);
+/// A refused request's body up to this size is read so that the connection can be used again.
+const SMALL_BODY: u64 = 64 * 1024;
 /// How much time a refused request's body may take before the connection is closed instead.
 const DRAIN_BODY: Duration = Duration::from_secs(1);
 
@@ -346,7 +350,7 @@ impl ProxyHttp for EdgeProxy {
             && !session.as_ref().retry_buffer_truncated()
             && session.response_written().is_none()
             && ctx.tries < MAX_TRIES;
-        let booting = !ctx.hold_took.is_zero() && ctx.started.elapsed() < ctx.hold_took + BOOT_WINDOW;
+        let booting = ctx.hold_took >= WOKE && ctx.started.elapsed() < ctx.hold_took + BOOT_WINDOW;
         let upstream = *error.esource() == ErrorSource::Upstream;
         error.set_retry(repeatable && upstream && (reused || booting));
         error
@@ -400,7 +404,7 @@ impl ProxyHttp for EdgeProxy {
         let status = session.response_written().map_or(ctx.status, |response| response.status.as_u16());
         self.edge.metrics.request(ctx.class, status, ctx.first_byte.unwrap_or_else(|| ctx.started.elapsed()));
         let request = session.req_header();
-        let ms = |took: Duration| took.as_secs_f64() * 1e3;
+        let ms = |took: Duration| (took.as_secs_f64() * 1e6).round() / 1e3;
         info!(
             target: "access",
             request_id = ctx.request_id,
@@ -463,6 +467,9 @@ pub(crate) async fn write_whole(
     if response.status != http::StatusCode::NO_CONTENT {
         response.insert_header("content-length", body.len().to_string())?;
     }
+    if has_large_rest(session) {
+        session.set_keepalive(None);
+    }
     let bodiless = body.is_empty() || session.req_header().method == http::Method::HEAD;
     ctx.status = response.status.as_u16();
     session.write_response_header(Box::new(response), bodiless).await?;
@@ -470,6 +477,16 @@ pub(crate) async fn write_whole(
         session.write_response_body(Some(body), true).await?;
     }
     Ok(())
+}
+
+/// Whether more of the request's body is to come than is worth reading only to keep the connection.
+fn has_large_rest(session: &mut Session) -> bool {
+    if session.as_downstream_mut().is_body_done() {
+        return false;
+    }
+    let length = session.req_header().headers.get(http::header::CONTENT_LENGTH);
+    let length = length.and_then(|value| value.to_str().ok()).and_then(|text| text.parse::<u64>().ok());
+    length.is_none_or(|length| length > SMALL_BODY)
 }
 
 /// What every answer of the gateway's own carries.

@@ -12,6 +12,7 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
+    time::Duration,
 };
 
 use async_trait::async_trait;
@@ -34,6 +35,9 @@ use crate::ledger::Conn;
 
 /// How much of a pipelined request is taken in while its predecessor is answered.
 const READ_AHEAD_BYTES: usize = 4 * 1024;
+
+/// How long a client whose request was cut short may take to read why.
+pub(super) const FAREWELL: Duration = Duration::from_secs(2);
 
 /// What carries the bytes.
 pub(crate) enum Transport {
@@ -145,7 +149,7 @@ impl Tracked {
     }
 
     /// Moves from the buffer what the reader may have.
-    fn give_ahead(&mut self, buf: &mut ReadBuf<'_>) -> io::Result<()> {
+    fn give_ahead(&mut self, buf: &mut ReadBuf<'_>) {
         let wanted = buf.remaining().min(self.ahead.len());
         let allowed = match &mut self.limit {
             Limit::Open => wanted,
@@ -157,17 +161,19 @@ impl Tracked {
             Limit::Chunked { head, body } => {
                 let of_head = wanted.min(*head);
                 *head -= of_head;
-                let of_body = if *head == 0 {
-                    body.take(&self.ahead[of_head..wanted]).map_err(|_| malformed_chunks())?
+                if *head > 0 {
+                    of_head
+                } else if let Ok(of_body) = body.take(&self.ahead[of_head..wanted]) {
+                    of_head + of_body
                 } else {
-                    0
-                };
-                of_head + of_body
+                    // The reader will find the same fault and say so; there is no next request then.
+                    self.limit = Limit::Open;
+                    wanted
+                }
             }
         };
         buf.put_slice(&self.ahead[..allowed]);
         self.ahead.advance(allowed);
-        Ok(())
     }
 
     const fn request_is_over(&self) -> bool {
@@ -218,19 +224,20 @@ impl Tracked {
             }
             Limit::Chunked { body, .. } => {
                 std::task::ready!(self.transport.poll_read(cx, buf))?;
-                let taken = body.take(&buf.filled()[before..]).map_err(|_| malformed_chunks())?;
-                self.ahead.extend_from_slice(&buf.filled()[before + taken..]);
-                self.conn.note_received(buf.filled().len() - before - taken);
-                buf.set_filled(before + taken);
+                match body.take(&buf.filled()[before..]) {
+                    Ok(taken) => {
+                        self.ahead.extend_from_slice(&buf.filled()[before + taken..]);
+                        self.conn.note_received(buf.filled().len() - before - taken);
+                        buf.set_filled(before + taken);
+                    }
+                    // As above.
+                    Err(_) => self.limit = Limit::Open,
+                }
             }
         }
         self.conn.note_received(buf.filled().len() - before);
         Poll::Ready(Ok(()))
     }
-}
-
-fn malformed_chunks() -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, "the chunked body is malformed")
 }
 
 impl AsyncRead for Tracked {
@@ -240,7 +247,8 @@ impl AsyncRead for Tracked {
             return this.poll_idle(cx);
         }
         if !this.ahead.is_empty() {
-            return Poll::Ready(this.give_ahead(buf));
+            this.give_ahead(buf);
+            return Poll::Ready(Ok(()));
         }
         this.poll_direct(cx, buf)
     }
@@ -309,7 +317,12 @@ impl fmt::Debug for Tracked {
 impl Shutdown for Tracked {
     async fn shutdown(&mut self) {
         // The peer may be gone already; either way there is nothing more to do.
-        let _closed = AsyncWriteExt::shutdown(self).await;
+        let closed = AsyncWriteExt::shutdown(self).await;
+        let is_cut_short = !matches!(self.limit, Limit::Open) && !self.request_is_over();
+        if closed.is_ok() && is_cut_short {
+            // Closing with unread bytes would reset the connection and take our last answer with it.
+            let _ended = tokio::time::timeout(FAREWELL, self.discard()).await;
+        }
     }
 }
 
