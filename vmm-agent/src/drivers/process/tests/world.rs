@@ -1,0 +1,203 @@
+//! A driver with a state directory of its own, and ways to act inside a sprite.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::atomic::{AtomicU32, Ordering},
+    time::Duration,
+};
+
+use ids::{Epoch, Port, SpriteId};
+use runtime_api::{Command, Configuration, ControlStream, Dialed, DialError, DialRequest, Event, Target, dial, open_control};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    time::{Instant, sleep, timeout},
+};
+
+use crate::drivers::{
+    Driver as _, SpriteSpec,
+    process::{ProcessDriver, Settings, disk},
+};
+
+/// Beyond this, something hangs.
+const LIMIT: Duration = Duration::from_secs(20);
+
+/// A directory that goes with the test, whatever sprites left in it.
+#[derive(Debug)]
+pub(super) struct TempDir(PathBuf);
+
+impl TempDir {
+    pub(super) fn new() -> Self {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let name = format!("drv{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+        let path = std::env::temp_dir().join(name);
+        std::fs::create_dir_all(&path).unwrap();
+        // The launcher's copy of it is opened by root inside, too.
+        let open = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+        std::fs::set_permissions(&path, open).unwrap();
+        Self(path)
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Drop for TempDir {
+    fn drop(&mut self) {
+        disk::remove_tree(&self.0).unwrap();
+    }
+}
+
+/// The runtime's binary; building it is not this crate's business.
+pub(super) fn runtime() -> PathBuf {
+    let built = |profile: &str| {
+        let target = concat!(env!("CARGO_MANIFEST_DIR"), "/../target/x86_64-unknown-linux-gnu");
+        Path::new(target).join(profile).join("runtime")
+    };
+    let given = std::env::var_os("SPRITES_RUNTIME").map(PathBuf::from);
+    given
+        .into_iter()
+        .chain([built("release"), built("debug")])
+        .find(|path| path.exists())
+        .expect("build the runtime first: RUSTFLAGS='-C target-feature=+crt-static' cargo build -p runtime --target x86_64-unknown-linux-gnu")
+}
+
+/// A host with an agent's driver on it.
+pub(super) struct World {
+    pub(super) driver: ProcessDriver,
+    state: TempDir,
+}
+
+impl World {
+    pub(super) fn new() -> Self {
+        Self::with(Settings::default())
+    }
+
+    pub(super) fn with(settings: Settings) -> Self {
+        let state = TempDir::new();
+        Self { driver: driver(state.path(), settings), state }
+    }
+
+    /// The agent dies without a word, and another one comes.
+    pub(super) fn replace_agent(&mut self) {
+        self.driver = driver(self.state.path(), Settings::default());
+    }
+
+    pub(super) fn state(&self) -> &Path {
+        self.state.path()
+    }
+
+    pub(super) fn files(&self, id: SpriteId) -> PathBuf {
+        self.state.path().join("sprites").join(id.to_string())
+    }
+
+    /// A sprite that runs and is configured.
+    pub(super) async fn sprite(&self, number: u128) -> (SpriteId, ControlStream) {
+        let spec = spec(number);
+        self.driver.prepare(&spec).await.unwrap();
+        self.driver.start(&spec, Epoch(1)).await.unwrap();
+        (spec.id, self.configure(spec.id).await)
+    }
+
+    pub(super) async fn configure(&self, id: SpriteId) -> ControlStream {
+        let mut control = open_control(&self.socket(id)).await.unwrap();
+        let hello = timeout(LIMIT, control.next()).await.unwrap().unwrap();
+        assert!(matches!(hello, Some(Event::Hello { configured: None, .. })), "{hello:?}");
+        let configuration = Configuration {
+            name: "demo".parse().unwrap(),
+            url: "http://demo-abc.sprites.localhost".into(),
+            epoch: Epoch(1),
+            environment: [("EXTRA".into(), "yes".into())].into(),
+        };
+        control.send(&Command::Configure(configuration)).await.unwrap();
+        loop {
+            match timeout(LIMIT, control.next()).await.unwrap().unwrap() {
+                Some(Event::Ready) => return control,
+                Some(_) => {}
+                None => panic!("the runtime ended"),
+            }
+        }
+    }
+
+    pub(super) fn socket(&self, id: SpriteId) -> PathBuf {
+        let agent_api::lease::Endpoint::Handoff { path } = self.driver.endpoint(id);
+        path
+    }
+
+    pub(super) async fn dial(&self, id: SpriteId, target: Target, wait_ms: u64) -> Result<Dialed, DialError> {
+        let request = DialRequest { target, wait_ms, handoff: true, request_id: None };
+        dial(&self.socket(id), &request).await
+    }
+
+    /// An HTTP request to the sprite; the whole answer, head included.
+    pub(super) async fn request(&self, id: SpriteId, target: Target, head: &str, body: &str) -> String {
+        let dialed = self.dial(id, target, 10_000).await.unwrap();
+        let request = format!(
+            "{head} HTTP/1.1\r\nhost: sprite\r\nconnection: close\r\ncontent-length: {}\r\n\r\n{body}",
+            body.len()
+        );
+        let mut answer = Vec::new();
+        let exchange = async {
+            match dialed {
+                Dialed::Tcp(mut stream) => {
+                    stream.write_all(request.as_bytes()).await?;
+                    stream.read_to_end(&mut answer).await
+                }
+                Dialed::Unix(mut stream) => {
+                    stream.write_all(request.as_bytes()).await?;
+                    stream.read_to_end(&mut answer).await
+                }
+            }
+        };
+        timeout(LIMIT, exchange).await.unwrap().unwrap();
+        String::from_utf8(answer).unwrap()
+    }
+
+    /// Defines and starts a service that runs a shell script.
+    pub(super) async fn service(&self, id: SpriteId, name: &str, script: &str, http_port: Option<u16>) {
+        let body = serde_json::json!({ "cmd": "/bin/sh", "args": ["-c", script], "http_port": http_port });
+        let put = format!("PUT /services/{name}?duration=0");
+        let answer = self.request(id, Target::Api, &put, &body.to_string()).await;
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    }
+
+    /// What a script prints inside, until it has ended.
+    pub(super) async fn run(&self, id: SpriteId, script: &str) -> String {
+        let body = serde_json::json!({ "cmd": "/bin/sh", "args": ["-c", format!("{{ {script}\n}} 2>&1; echo END; sleep 60")] });
+        self.request(id, Target::Api, "PUT /services/script?duration=10ms", &body.to_string()).await;
+        let deadline = Instant::now() + LIMIT;
+        loop {
+            let answer = self.request(id, Target::Api, "GET /services/script/logs", "").await;
+            let lines: Vec<serde_json::Value> =
+                answer.lines().filter(|line| line.starts_with('{')).map(|line| serde_json::from_str(line).unwrap()).collect();
+            let output: String = lines.iter().filter_map(|line| line["data"].as_str()).collect();
+            if let Some(output) = output.strip_suffix("END\n") {
+                self.request(id, Target::Api, "DELETE /services/script", "").await;
+                return output.rsplit("END\n").next().unwrap_or_default().to_owned();
+            }
+            assert!(Instant::now() < deadline, "{output}");
+            sleep(Duration::from_millis(20)).await;
+        }
+    }
+}
+
+pub(super) fn spec(number: u128) -> SpriteSpec {
+    SpriteSpec { id: SpriteId::from_u128(number + (u128::from(std::process::id()) << 64)), name: "demo".parse().unwrap() }
+}
+
+pub(super) fn port(number: u16) -> Target {
+    Target::Port(Port::try_from(number).unwrap())
+}
+
+fn driver(state: &Path, settings: Settings) -> ProcessDriver {
+    ProcessDriver::new(state, Settings { runtime: Some(runtime()), ..settings }).unwrap()
+}
+
+/// Waits for a state, and fails if it does not come.
+pub(super) async fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
+    let deadline = Instant::now() + LIMIT;
+    while !holds() {
+        assert!(Instant::now() < deadline, "{what}");
+        sleep(Duration::from_millis(5)).await;
+    }
+}
