@@ -291,6 +291,10 @@ impl ProxyHttp for EdgeProxy {
         if let Some(forward) = &mut ctx.forward {
             forward.lease.answered();
         }
+        if response.version < Version::HTTP_11 {
+            // The version is ours to say, hop by hop (RFC 9110 §6.2).
+            response.set_version(Version::HTTP_11);
+        }
         headers::from_sprite(response, host_of(session.req_header()))?;
         response.insert_header("x-request-id", &ctx.request_id)?;
         if ctx.class == Class::Inside {
