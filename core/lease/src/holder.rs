@@ -129,6 +129,8 @@ pub struct Holder<E, R> {
     /// The newest attempt ever made.
     attempt: Attempt,
     uses: u64,
+    /// Uses go on whose lease was lost while the channel was down. They get another one when it is back.
+    uncovered: bool,
     refusals: PhantomData<fn() -> R>,
 }
 
@@ -137,7 +139,15 @@ impl<E: Clone + PartialEq, R> Holder<E, R> {
     /// sprite under the same name, or the agent would take new attempts for old ones.
     #[must_use]
     pub const fn new(limits: Limits, channel: Channel, newest: Attempt) -> Self {
-        Self { limits, channel, state: State::Idle, attempt: newest, uses: 0, refusals: PhantomData }
+        Self {
+            limits,
+            channel,
+            state: State::Idle,
+            attempt: newest,
+            uses: 0,
+            uncovered: false,
+            refusals: PhantomData,
+        }
     }
 
     /// Something begins to need the sprite, and waits for a grant if none is published.
@@ -166,6 +176,7 @@ impl<E: Clone + PartialEq, R> Holder<E, R> {
         if self.uses > 0 {
             return Vec::new();
         }
+        self.uncovered = false;
         match &mut self.state {
             // Held → Lingering
             State::Held { last_use, .. } => {
@@ -188,6 +199,7 @@ impl<E: Clone + PartialEq, R> Holder<E, R> {
         match &mut self.state {
             // Acquiring → Held, or Lingering if everyone has left
             State::Acquiring { attempt: ours, .. } if *ours == attempt => {
+                self.uncovered = false;
                 let last_use = if self.uses > 0 { LastUse::Present } else { LastUse::Ended(now) };
                 self.state = State::Held { attempt, grant: grant.clone(), last_use, doubt: None };
                 vec![Effect::Publish(Some(grant))]
@@ -265,7 +277,7 @@ impl<E: Clone + PartialEq, R> Holder<E, R> {
     }
 
     /// There is a channel again, and it has said hello. `holder_ttl` is what the agent answered.
-    pub fn channel_up(&mut self, holder_ttl: Duration) -> Vec<Effect<E, R>> {
+    pub fn channel_up(&mut self, holder_ttl: Duration, now: Moment) -> Vec<Effect<E, R>> {
         self.channel = Channel::Up;
         self.limits.holder_ttl = holder_ttl;
         match &mut self.state {
@@ -281,6 +293,8 @@ impl<E: Clone + PartialEq, R> Holder<E, R> {
                 *attempt = self.attempt;
                 vec![Effect::Reassert { attempt: self.attempt, epoch: grant.epoch }]
             }
+            // Idle → Acquiring
+            State::Idle if self.uncovered => self.acquire(now),
             State::Idle | State::Draining { .. } => Vec::new(),
         }
     }
@@ -305,6 +319,7 @@ impl<E: Clone + PartialEq, R> Holder<E, R> {
                 self.state = State::Idle;
                 let mut effects = vec![Effect::Publish(None)];
                 if self.uses > 0 {
+                    self.uncovered = true;
                     effects.extend(self.acquire(now));
                 }
                 effects

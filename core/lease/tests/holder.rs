@@ -150,7 +150,10 @@ fn a_broken_channel_is_not_felt_by_those_who_hold() {
     assert_eq!(holder.channel_lost(at(1_000)), []);
     assert_eq!(holder.use_begun(at(1_001)), []);
     assert_eq!(holder.published(), Some(&grant(1)));
-    assert_eq!(holder.channel_up(TTL), [Effect::Reassert { attempt: Attempt(2), epoch: Epoch(1) }]);
+    assert_eq!(
+        holder.channel_up(TTL, at(20_000)),
+        [Effect::Reassert { attempt: Attempt(2), epoch: Epoch(1) }]
+    );
     assert_eq!(holder.granted(Attempt(2), grant(1), at(2_000)), [], "nothing has changed");
     assert_eq!(holder.tick(at(100_000)), [], "and nothing is in doubt any more");
 }
@@ -163,14 +166,14 @@ fn what_the_agent_may_have_let_expire_is_used_no_longer() {
     assert_eq!(holder.tick(at(10_999)), []);
     assert_eq!(holder.tick(at(11_000)), [Effect::Publish(None)]);
     // Its uses are still there: when the channel is back, they have it awake again.
-    assert_eq!(holder.channel_up(TTL), [Effect::Acquire(Attempt(3))]);
+    assert_eq!(holder.channel_up(TTL, at(20_000)), [Effect::Acquire(Attempt(3))]);
 
     // A channel that is back but silent does not make it certain, and a second break not longer.
     let mut holder = held();
     let _ = holder.channel_lost(at(1_000));
-    let _ = holder.channel_up(TTL);
+    let _ = holder.channel_up(TTL, at(20_000));
     let _ = holder.channel_lost(at(9_000));
-    let _ = holder.channel_up(TTL);
+    let _ = holder.channel_up(TTL, at(20_000));
     assert_eq!(holder.tick(at(11_000)), [Effect::Publish(None), Effect::Acquire(Attempt(4))]);
 }
 
@@ -178,11 +181,11 @@ fn what_the_agent_may_have_let_expire_is_used_no_longer() {
 fn a_restarted_agent_with_another_epoch_is_noticed() {
     let mut holder = held();
     let _ = holder.channel_lost(at(1_000));
-    let _ = holder.channel_up(TTL);
+    let _ = holder.channel_up(TTL, at(20_000));
     assert_eq!(holder.granted(Attempt(2), grant(2), at(2_000)), [published(2)]);
     let mut holder = held();
     let _ = holder.channel_lost(at(1_000));
-    let _ = holder.channel_up(TTL);
+    let _ = holder.channel_up(TTL, at(20_000));
     let gone = [Effect::Publish(None), Effect::Fail(Failure::Refused("not found"))];
     assert_eq!(holder.refused(Attempt(2), "not found"), gone);
 }
@@ -193,10 +196,10 @@ fn who_waits_while_the_channel_is_down_is_served_when_it_is_up_or_told_in_time()
     let _ = holder.channel_lost(at(0));
     assert_eq!(holder.use_begun(at(1)), [], "nothing can be sent");
     assert_eq!(holder.clone().tick(at(60_001)), [Effect::Fail(Failure::Unreachable)]);
-    assert_eq!(holder.channel_up(TTL), [Effect::Acquire(Attempt(2))]);
+    assert_eq!(holder.channel_up(TTL, at(20_000)), [Effect::Acquire(Attempt(2))]);
     // What was sent into a channel that broke is sent again, as a new attempt.
     let _ = holder.channel_lost(at(2));
-    assert_eq!(holder.channel_up(TTL), [Effect::Acquire(Attempt(3))]);
+    assert_eq!(holder.channel_up(TTL, at(20_000)), [Effect::Acquire(Attempt(3))]);
     assert_eq!(holder.granted(Attempt(3), grant(1), at(4)), [published(1)]);
 }
 
@@ -207,7 +210,7 @@ fn what_ends_while_the_channel_is_down_is_left_to_expire() {
     let _ = holder.use_ended(at(1_001));
     assert_eq!(holder.tick(at(1_101)), [Effect::Publish(None)]);
     assert!(holder.is_unused());
-    assert_eq!(holder.channel_up(TTL), [], "the agent drops what is not asserted again");
+    assert_eq!(holder.channel_up(TTL, at(20_000)), [], "the agent drops what is not asserted again");
 }
 
 #[test]
@@ -216,4 +219,19 @@ fn attempts_go_on_where_an_earlier_holder_left_off() {
     let mut holder = Gateway::new(limits, Channel::Up, Attempt(41));
     assert_eq!(holder.use_begun(at(0)), [Effect::Acquire(Attempt(42))]);
     assert_eq!(holder.newest_attempt(), Attempt(42));
+}
+
+#[test]
+fn what_is_still_open_after_a_long_outage_has_the_sprite_awake_again() {
+    let mut holder = held();
+    let _ = holder.channel_lost(at(1_000));
+    let _ = holder.tick(at(11_000));
+    // The outage outlasts even the acquire that followed.
+    assert_eq!(holder.tick(at(71_000)), [Effect::Fail(Failure::Unreachable)]);
+    assert_eq!(holder.channel_up(TTL, at(80_000)), [Effect::Acquire(Attempt(3))]);
+    // But not what an order has put to sleep.
+    let mut holder = held();
+    let _ = holder.revoked(Epoch(1));
+    let _ = holder.channel_lost(at(1_000));
+    assert_eq!(holder.channel_up(TTL, at(2_000)), []);
 }

@@ -202,7 +202,7 @@ impl Slot {
     }
 
     pub(super) fn channel_up(&self, ttl: Duration) {
-        self.with(|state, _| state.holder.channel_up(ttl));
+        self.with(|state, now| state.holder.channel_up(ttl, now));
     }
 
     pub(super) fn channel_lost(&self, heard_at: Moment) {
