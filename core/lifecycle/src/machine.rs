@@ -96,6 +96,10 @@ impl Machine {
                 Rest::Warm(Asleep { memory: Memory::Ram, since: now, not_before: holders_back_by }),
                 Public::Warm,
             ),
+            Found::Suspended => (
+                Rest::Warm(Asleep { memory: Memory::Disk, since: now, not_before: holders_back_by }),
+                Public::Warm,
+            ),
             Found::Stopped => (Rest::Cold, Public::Cold),
         };
         Self {

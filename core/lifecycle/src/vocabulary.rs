@@ -47,6 +47,8 @@ pub enum Found {
     Running,
     /// Its processes are frozen.
     Paused,
+    /// Its memory is on disk.
+    Suspended,
     /// Only its disk is there.
     Stopped,
 }
