@@ -266,7 +266,11 @@ fn parse_hierarchies(mounts: &str, memberships: &str) -> Vec<Hierarchy> {
         });
         let Some((controllers, path)) = membership else { continue };
         let below = path.strip_prefix(*root).unwrap_or(path).trim_start_matches('/');
-        found.push(Hierarchy { version, controllers, own: Path::new(place).join(below) });
+        found.push(Hierarchy {
+            version,
+            controllers,
+            own: if below.is_empty() { PathBuf::from(place) } else { Path::new(place).join(below) },
+        });
     }
     found
 }

@@ -158,6 +158,9 @@ impl Host {
             }
             clean(&files, &cgroups).map_err(failed("remove what its last run left"))?;
         }
+        if !files.disk().try_exists().map_err(failed("look for its disk"))? {
+            return Err(failed("find its disk (it is prepared first)")(io::ErrorKind::NotFound.into()));
+        }
         let plan = Plan {
             hostname: sprite.name.to_string(),
             disk: files.disk(),
@@ -244,6 +247,17 @@ impl Host {
             self.ids.give_back(base);
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+impl ProcessDriver {
+    /// Ends a sprite outside of any tokio runtime.
+    fn kill_for_test(&self, id: SpriteId) {
+        if let Some(process) = self.host.running.get(&id) {
+            process.end_now();
+            process.cgroups.remove().expect("they are empty");
+        }
     }
 }
 

@@ -29,7 +29,9 @@ fn left_on_the_host(world: &World, id: SpriteId) -> Vec<String> {
     let mark = id.to_string();
     let mut found = Vec::new();
     for entry in fs::read_dir("/proc").unwrap().flatten() {
-        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else { continue };
+        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else {
+            continue;
+        };
         let mounts = fs::read_to_string(format!("/proc/{pid}/mountinfo")).unwrap_or_default();
         if mounts.contains(&mark) {
             found.push(format!("process {pid}"));
@@ -102,7 +104,14 @@ async fn a_stop_leaves_the_disk_and_nothing_else() {
     let (id, mut control) = world.sprite(4).await;
     world.run(id, "echo kept > /home/sprite/kept; mkdir -p /data; echo kept > /data/kept").await;
     // One that obeys, one that does not, one that ran away, one that is stopped.
-    world.service(id, "obeys", "trap 'echo ended > /home/sprite/ended; exit' TERM; while true; do sleep 0.01; done", None).await;
+    world
+        .service(
+            id,
+            "obeys",
+            "trap 'echo ended > /home/sprite/ended; exit' TERM; while true; do sleep 0.01; done",
+            None,
+        )
+        .await;
     world.service(id, "runs-away", "setsid sh -c 'while true; do sleep 1; done' & sleep 1000", None).await;
     world.service(id, "stopped", "kill -STOP $$; sleep 1000", None).await;
     world.driver.pause(id).await.unwrap();
@@ -128,7 +137,14 @@ async fn a_stop_leaves_the_disk_and_nothing_else() {
 async fn a_stop_kills_what_does_not_obey() {
     let world = World::new();
     let (id, _control) = world.sprite(5).await;
-    world.service(id, "deaf", "trap '' TERM; echo deaf > /home/sprite/count; while true; do sleep 1; done", None).await;
+    world
+        .service(
+            id,
+            "deaf",
+            "trap '' TERM; echo deaf > /home/sprite/count; while true; do sleep 1; done",
+            None,
+        )
+        .await;
     let file = world.files(id).join("disk/home/sprite/count");
     eventually("the service is up", || file.exists()).await;
     let begun = Instant::now();
@@ -264,11 +280,18 @@ async fn the_web_service_is_started_for_a_request_unless_a_person_stopped_it() {
 
     world.service(id, "web", "exec /usr/bin/python3 -m http.server 8000", Some(8000)).await;
     assert!(world.request(id, Target::Web, "GET /", "").await.contains("200 OK"));
-    let taken = world.request(id, Target::Api, "PUT /services/other", r#"{"cmd":"x","http_port":9000}"#).await;
-    assert!(taken.starts_with("HTTP/1.1 409") && taken.contains("another service already has an HTTP port"), "{taken}");
+    let taken =
+        world.request(id, Target::Api, "PUT /services/other", r#"{"cmd":"x","http_port":9000}"#).await;
+    assert!(
+        taken.starts_with("HTTP/1.1 409") && taken.contains("another service already has an HTTP port"),
+        "{taken}"
+    );
 
     let stopped = world.request(id, Target::Api, "POST /services/web/stop", "").await;
-    assert!(stopped.contains("stopping") && stopped.contains("\"stopped\"") && stopped.contains("complete"), "{stopped}");
+    assert!(
+        stopped.contains("stopping") && stopped.contains("\"stopped\"") && stopped.contains("complete"),
+        "{stopped}"
+    );
     let again = world.request(id, Target::Api, "POST /services/web/stop", "").await;
     assert!(again.starts_with("HTTP/1.1 409"), "{again}");
     let refused = world.dial(id, Target::Web, 5000).await;

@@ -7,7 +7,9 @@ use std::{
 };
 
 use ids::{Epoch, Port, SpriteId};
-use runtime_api::{Command, Configuration, ControlStream, Dialed, DialError, DialRequest, Event, Target, dial, open_control};
+use runtime_api::{
+    Command, Configuration, ControlStream, DialError, DialRequest, Dialed, Event, Target, dial, open_control,
+};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     time::{Instant, sleep, timeout},
@@ -163,17 +165,22 @@ impl World {
 
     /// What a script prints inside, until it has ended.
     pub(super) async fn run(&self, id: SpriteId, script: &str) -> String {
-        let body = serde_json::json!({ "cmd": "/bin/sh", "args": ["-c", format!("{{ {script}\n}} 2>&1; echo END; sleep 60")] });
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        // The log holds what earlier scripts printed, too.
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let (begin, end) = (format!("BEGIN {number}\n"), format!("END {number}\n"));
+        let marked = format!("echo BEGIN {number}; {{ {script}\n}} 2>&1; echo END {number}; sleep 60");
+        let body = serde_json::json!({ "cmd": "/bin/sh", "args": ["-c", marked] });
         self.request(id, Target::Api, "PUT /services/script?duration=10ms", &body.to_string()).await;
         let deadline = Instant::now() + LIMIT;
         loop {
             let answer = self.request(id, Target::Api, "GET /services/script/logs", "").await;
-            let lines: Vec<serde_json::Value> =
-                answer.lines().filter(|line| line.starts_with('{')).map(|line| serde_json::from_str(line).unwrap()).collect();
-            let output: String = lines.iter().filter_map(|line| line["data"].as_str()).collect();
-            if let Some(output) = output.strip_suffix("END\n") {
+            let lines = answer.lines().filter(|line| line.starts_with('{'));
+            let lines = lines.map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
+            let output: String = lines.filter_map(|line| line["data"].as_str().map(str::to_owned)).collect();
+            if let Some(printed) = output.strip_suffix(&end) {
                 self.request(id, Target::Api, "DELETE /services/script", "").await;
-                return output.rsplit("END\n").next().unwrap_or_default().to_owned();
+                return printed.rsplit_once(&begin).expect("it has begun").1.to_owned();
             }
             assert!(Instant::now() < deadline, "{output}");
             sleep(Duration::from_millis(20)).await;
@@ -181,8 +188,23 @@ impl World {
     }
 }
 
+impl Drop for World {
+    /// A test that failed half way leaves its sprites behind.
+    fn drop(&mut self) {
+        let id = |entry: std::fs::DirEntry| entry.file_name().to_str()?.parse::<SpriteId>().ok();
+        let left: Vec<SpriteId> =
+            std::fs::read_dir(self.state.path().join("sprites")).unwrap().flatten().filter_map(id).collect();
+        for id in left {
+            self.driver.kill_for_test(id);
+        }
+    }
+}
+
 pub(super) fn spec(number: u128) -> SpriteSpec {
-    SpriteSpec { id: SpriteId::from_u128(number + (u128::from(std::process::id()) << 64)), name: "demo".parse().unwrap() }
+    SpriteSpec {
+        id: SpriteId::from_u128(number + (u128::from(std::process::id()) << 64)),
+        name: "demo".parse().unwrap(),
+    }
 }
 
 pub(super) fn port(number: u16) -> Target {
