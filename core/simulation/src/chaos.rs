@@ -1,0 +1,90 @@
+//! What goes wrong, and when.
+
+use std::time::Duration;
+
+use lifecycle::Depth;
+
+use crate::world::{Event, Order, World};
+
+/// A kind of fault. See [`Faults`](crate::Faults).
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Fault {
+    ChannelBreaks,
+    GatewayDies,
+    AgentDies,
+    SpriteDies,
+    SleepOrdered,
+    CheckpointOrdered,
+    Destroyed,
+}
+
+impl World {
+    pub(crate) fn plan_chaos(&mut self) {
+        if !self.scenario.clients.is_zero() {
+            self.plan(Duration::ZERO, Event::SomeClient);
+        }
+        for fault in [
+            Fault::ChannelBreaks,
+            Fault::GatewayDies,
+            Fault::AgentDies,
+            Fault::SpriteDies,
+            Fault::SleepOrdered,
+            Fault::CheckpointOrdered,
+            Fault::Destroyed,
+        ] {
+            self.plan_fault(fault);
+        }
+    }
+
+    fn plan_fault(&mut self, fault: Fault) {
+        let faults = self.scenario.faults;
+        let every = match fault {
+            Fault::ChannelBreaks => faults.channel_breaks,
+            Fault::GatewayDies => faults.gateway_dies,
+            Fault::AgentDies => faults.agent_dies,
+            Fault::SpriteDies => faults.sprite_dies,
+            Fault::SleepOrdered => faults.sleep_ordered,
+            Fault::CheckpointOrdered => faults.checkpoint_ordered,
+            Fault::Destroyed => faults.destroyed,
+        };
+        if !every.is_zero() {
+            let after = self.random.between(Duration::ZERO, every * 2);
+            self.plan(after, Event::Fault(fault));
+        }
+    }
+
+    pub(crate) fn fault(&mut self, fault: Fault) {
+        if !self.busy {
+            return;
+        }
+        let sprite = self.random.index(self.sprites.len());
+        match fault {
+            Fault::ChannelBreaks => {
+                if let Some(channel) = self.some_channel() {
+                    self.break_channel(channel);
+                }
+            }
+            Fault::GatewayDies => {
+                let gateway = self.random.index(self.gateways.len());
+                self.kill_gateway(gateway);
+            }
+            Fault::AgentDies => self.kill_agent(),
+            Fault::SpriteDies => self.die(sprite),
+            Fault::SleepOrdered => {
+                let depth = if self.random.per_mille(600) { Depth::Warm } else { Depth::Cold };
+                self.ordered(sprite, Order::Sleep(depth));
+            }
+            Fault::CheckpointOrdered => {
+                let order = if self.random.per_mille(700) { Order::Checkpoint } else { Order::Restore };
+                self.ordered(sprite, order);
+            }
+            Fault::Destroyed => {
+                if self.agent.is_alive() && !self.sprites[sprite].destroying {
+                    self.ordered(sprite, Order::Destroy);
+                    self.create_sprite();
+                }
+            }
+        }
+        self.plan_fault(fault);
+    }
+}
