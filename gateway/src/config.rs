@@ -27,8 +27,9 @@ const HEADER_BYTES: usize = 32 * 1024;
 const HEADER_TIMEOUT_MS: u64 = 10_000;
 /// An idle keep-alive connection holds its sprite awake, so it may not idle longer than a sprite may.
 const KEEPALIVE_IDLE_MS: u64 = 30_000;
-/// Below `KEEPALIVE_IDLE_MS`, so that it is always the sprite's side that is closed first (T23).
-const UPSTREAM_IDLE_MS: u64 = 15_000;
+/// Below `KEEPALIVE_IDLE_MS`, so that it is always the sprite's side that is closed first (T23), and below
+/// the 5 s after which Node, Apache and uvicorn close: a POST sent into such a close could not be repeated.
+const UPSTREAM_IDLE_MS: u64 = 4_000;
 /// Clients give up after 30 to 60 s; a cold boot of a virtual machine may need half of that.
 const HOLD_BUDGET_MS: u64 = 60_000;
 /// How long a just started program may take until it listens.
@@ -36,7 +37,8 @@ const PORT_WAIT_MS: u64 = 30_000;
 /// Longer than the gap between two requests of a browser that opens a connection for each.
 const LINGER_MS: u64 = 100;
 /// A dead peer is found this long after the first byte that it does not acknowledge.
-const TCP_USER_TIMEOUT_MS: u64 = 30_000;
+/// (Or does not read: a browser that pauses a download for longer has to resume it.)
+const TCP_USER_TIMEOUT_MS: u64 = 60_000;
 /// A silent peer is probed after this long; with three probes at a third of it each.
 const TCP_KEEPALIVE_MS: u64 = 30_000;
 /// Ten thousand held requests are about 40 MB.

@@ -91,14 +91,16 @@ impl Ledger {
         self.open.len()
     }
 
+    /// All that are open. Gathered first: the last reference to a connection must not be dropped while the
+    /// table is being walked, because its drop takes it out of the table.
+    fn all(&self) -> Vec<Arc<Conn>> {
+        self.open.iter().filter_map(|item| item.value().upgrade()).collect()
+    }
+
     /// Closes every connection that `condemned` picks; the number of them.
     fn close_where(&self, condemned: impl Fn(&Entry) -> bool) -> usize {
-        let chosen: Vec<Arc<Conn>> = self
-            .open
-            .iter()
-            .filter_map(|item| item.value().upgrade())
-            .filter(|conn| condemned(&conn.entry.lock()))
-            .collect();
+        let chosen: Vec<Arc<Conn>> =
+            self.all().into_iter().filter(|conn| condemned(&conn.entry.lock())).collect();
         for conn in &chosen {
             conn.close();
         }
@@ -128,7 +130,7 @@ impl Ledger {
     /// What goes on at each sprite that has connections.
     pub(crate) fn traffic(&self) -> HashMap<SpriteId, Traffic> {
         let mut all: HashMap<SpriteId, Traffic> = HashMap::new();
-        for conn in self.open.iter().filter_map(|item| item.value().upgrade()) {
+        for conn in self.all() {
             let last_byte =
                 Moment::from_origin(Duration::from_micros(conn.last_byte.load(Ordering::Relaxed)));
             for attachment in &conn.entry.lock().attached {
@@ -226,19 +228,19 @@ impl Conn {
         Some(attachment.slot.clone())
     }
 
-    /// From now on, until it closes, the connection uses the sprite.
-    pub(crate) fn attach(&self, slot: &Arc<Slot>, anonymous: bool) {
+    /// From now on, until it closes, the connection uses the sprite; false if it uses too many already.
+    pub(crate) fn attach(&self, slot: &Arc<Slot>, anonymous: bool) -> bool {
         let mut entry = self.entry.lock();
         let entry = &mut *entry;
         if let Some(attachment) = entry.attached.iter_mut().find(|a| a.slot.sprite() == slot.sprite()) {
             attachment.anonymous |= anonymous;
-            return;
+            return true;
         }
         if entry.attached.len() >= MAX_ATTACHMENTS {
-            // The oldest makes room; a request in flight there holds the sprite by itself.
-            entry.attached.remove(0);
+            return false;
         }
         entry.attached.push(Attachment { slot: slot.clone(), anonymous, _held: slot.begin_use() });
+        true
     }
 
     /// The token was used on this connection; false if there have been too many.

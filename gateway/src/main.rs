@@ -25,7 +25,7 @@ use clap::Parser;
 use ids::HolderId;
 use rand::Rng;
 use tokio::{net::TcpListener, sync::watch, task::JoinSet};
-use tracing::info;
+use tracing::{info, warn};
 
 use crate::{
     clock::Clock,
@@ -78,6 +78,7 @@ fn main() -> ExitCode {
         println!("{} is a good configuration", args.config.display());
         return ExitCode::SUCCESS;
     }
+    raise_descriptor_limit();
     let done = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .thread_name("gateway")
@@ -136,6 +137,17 @@ async fn run(settings: Settings) -> anyhow::Result<()> {
     tasks.shutdown().await;
     info!("Ended");
     Ok(())
+}
+
+/// Each connection is a descriptor or two; the usual soft limit of 1024 is for other programs.
+fn raise_descriptor_limit() {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    let raised = getrlimit(Resource::RLIMIT_NOFILE)
+        .and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard).map(|()| hard));
+    match raised {
+        Ok(limit) => info!(limit, "Open files are limited"),
+        Err(error) => warn!(%error, "The limit of open files stays as it is"),
+    }
 }
 
 async fn bind(settings: &Settings) -> anyhow::Result<Vec<Listener>> {

@@ -182,13 +182,13 @@ impl RouteTable {
         let label = Zone::key(&sprite.name, &sprite.url_suffix);
         let route = Arc::new(Route { sprite });
         let before = self.by_id.insert(route.sprite.id, route.clone());
-        if let Some(before) = &before {
-            if before.access() == Access::Public && route.access() == Access::Members {
-                let closed = self.ledger.close_anonymous(route.sprite.id);
-                info!(sprite = %route.sprite.id, closed, "A sprite's URL has become private");
-            }
-        }
         self.by_label.insert(label, route.clone());
+        // Last: whoever enters by the old setting from now on finds the new one when it looks again.
+        let was_public = before.is_some_and(|before| before.access() == Access::Public);
+        if was_public && route.access() == Access::Members {
+            let closed = self.ledger.close_anonymous(route.sprite.id);
+            info!(sprite = %route.sprite.id, closed, "A sprite's URL has become private");
+        }
         self.tell(Change::Sprite(route));
     }
 

@@ -57,7 +57,7 @@ pub(super) async fn stream(
         route.sprite.organization == *caller.organization()
             && route.sprite.name.as_str().starts_with(&query.prefix)
     };
-    write(session, snapshot(edge, caller, &mine)).await?;
+    write(session, snapshot(edge, caller, mine)).await?;
     let mut heartbeat = tokio::time::interval(HEARTBEAT);
     heartbeat.reset();
     let mut draining = edge.draining.clone();
@@ -70,7 +70,7 @@ pub(super) async fn stream(
                 Ok(Change::Gone(route)) if mine(&route) => text(&gone(&route, &counters(edge, caller))),
                 Ok(Change::Sprite(_) | Change::Gone(_)) => continue,
                 // Too slow for every step; what is now is what matters.
-                Err(RecvError::Lagged(_)) => snapshot(edge, caller, &mine),
+                Err(RecvError::Lagged(_)) => snapshot(edge, caller, mine),
                 Err(RecvError::Closed) => break,
             },
             _ = heartbeat.tick() => text(&json!({ "type": "heartbeat", "timestamp": jiff::Timestamp::now() })),

@@ -214,7 +214,10 @@ async fn enter(
         Err(error) => return Some(Err(error)),
     };
     if class == Class::Url {
-        conn.attach(&slot, anonymous);
+        if !conn.attach(&slot, anonymous) {
+            // A client that gathers this many hosts on one connection is sent to open another.
+            return Some(Err(EdgeError::Misdirected));
+        }
         // What was public when the request came may have become private while it waited (T31).
         if anonymous && !still_public(edge, &cleared.route) {
             return Some(Err(EdgeError::Unauthorized));

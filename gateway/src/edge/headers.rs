@@ -38,6 +38,7 @@ pub(crate) fn to_sprite(request: &mut RequestHeader, told: &Told<'_>) -> pingora
         request.remove_header(name);
     }
     strip_credentials(request)?;
+    join_cookies(request)?;
     request.insert_header("x-forwarded-for", told.client.to_string())?;
     request.insert_header("x-forwarded-proto", told.scheme)?;
     request.insert_header("x-forwarded-host", told.host)?;
@@ -48,6 +49,17 @@ pub(crate) fn to_sprite(request: &mut RequestHeader, told: &Told<'_>) -> pingora
         request.insert_header("x-sprite-org", organization)?;
     }
     Ok(())
+}
+
+/// HTTP/2 clients split cookies for compression; HTTP/1 servers expect one line (RFC 9113 §8.2.3).
+fn join_cookies(request: &mut RequestHeader) -> pingora::Result<()> {
+    let lines: Vec<&[u8]> =
+        request.headers.get_all(http::header::COOKIE).iter().map(http::HeaderValue::as_bytes).collect();
+    if lines.len() < 2 {
+        return Ok(());
+    }
+    let joined = lines.join(&b"; "[..]);
+    request.insert_header(http::header::COOKIE, joined)
 }
 
 /// Whatever has the shape of one of our tokens stays here, valid or not; the application's own
@@ -63,6 +75,19 @@ fn strip_credentials(request: &mut RequestHeader) -> pingora::Result<()> {
         request.append_header(http::header::AUTHORIZATION, line)?;
     }
     Ok(())
+}
+
+/// What a server says about its own connection is not true of the client's.
+pub(crate) fn drop_hop_by_hop(response: &mut ResponseHeader, client_speaks_h2: bool) {
+    for name in ["keep-alive", "proxy-connection"] {
+        response.remove_header(name);
+    }
+    if client_speaks_h2 {
+        // HTTP/2 has none of these, and clients fail on them (RFC 9113 §8.2.2).
+        for name in ["connection", "upgrade", "transfer-encoding"] {
+            response.remove_header(name);
+        }
+    }
 }
 
 /// Drops cookies that a sprite would set for its neighbours: those whose domain is above its own (T37).
@@ -153,6 +178,14 @@ mod tests {
             ("x-sprite-org", "acme"),
         ];
         assert_eq!(seen, expected.map(|(name, value)| (name.to_owned(), value.to_owned())));
+    }
+
+    #[test]
+    fn cookies_that_http_2_split_are_one_line_again() {
+        let mut request = request(&[("cookie", "a=1"), ("cookie", "b=2; c=3")]);
+        to_sprite(&mut request, &told()).expect("rewritten");
+        let cookies: Vec<_> = request.headers.get_all("cookie").iter().collect();
+        assert_eq!(cookies, ["a=1; b=2; c=3"]);
     }
 
     #[test]

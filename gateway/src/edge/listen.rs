@@ -95,6 +95,8 @@ pub(crate) fn acceptor(tls: &Tls) -> Result<TlsAcceptor, ListenError> {
     let chain = certificates(&tls.certificate)?;
     let key = private_key(&tls.key)?;
     let mut config = rustls::ServerConfig::builder().with_no_client_auth().with_single_cert(chain, key)?;
+    // Resumption without memory of ours, and across connections to any of our listeners.
+    config.ticketer = rustls::crypto::ring::Ticketer::new()?;
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     Ok(TlsAcceptor::from(Arc::new(config)))
 }

@@ -13,6 +13,7 @@ use http::Version;
 use pingora::{
     Error, ErrorSource, ErrorType,
     http::{RequestHeader, ResponseHeader},
+    modules::http::HttpModules,
     protocols::Digest,
     proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, Session},
     upstreams::peer::{H1UpgradePolicy, HttpPeer, Tracer},
@@ -45,6 +46,8 @@ const FIRST_PAUSE: Duration = Duration::from_millis(10);
 const LONGEST_PAUSE: Duration = Duration::from_millis(500);
 /// How long after a wake a program that accepts and then resets counts as still booting (T19).
 const BOOT_WINDOW: Duration = Duration::from_secs(10);
+/// Streams on one HTTP/2 connection into a sprite: what gRPC servers allow by default.
+const UPSTREAM_H2_STREAMS: usize = 100;
 /// Taking a lease that is there already takes microseconds; no wake takes less than this.
 const WOKE: Duration = Duration::from_micros(500);
 /// What connecting may take beyond the wait for the port.
@@ -172,6 +175,7 @@ impl EdgeProxy {
             if ctx.upgrade { H1UpgradePolicy::Preserve } else { H1UpgradePolicy::Deny };
         if h2 {
             peer.options.set_http_version(2, 2);
+            peer.options.max_h2_streams = UPSTREAM_H2_STREAMS;
         }
         ctx.attempt = Some(UpstreamTry { dialer, began: Instant::now(), pool_key });
         Ok(peer)
@@ -181,6 +185,10 @@ impl EdgeProxy {
 #[async_trait]
 impl ProxyHttp for EdgeProxy {
     type CTX = RequestCtx;
+
+    fn init_downstream_modules(&self, _: &mut HttpModules) {
+        // None: what sprites send is not ours to compress.
+    }
 
     fn new_ctx(&self) -> RequestCtx {
         RequestCtx::new()
@@ -221,10 +229,10 @@ impl ProxyHttp for EdgeProxy {
         session: &mut Session,
         ctx: &mut RequestCtx,
     ) -> pingora::Result<Box<HttpPeer>> {
-        if ctx.tries > 0 {
-            if let Err(error) = self.try_again(ctx).await {
-                return Err(failed(ctx, error));
-            }
+        if ctx.tries > 0
+            && let Err(error) = self.try_again(ctx).await
+        {
+            return Err(failed(ctx, error));
         }
         ctx.tries += 1;
         self.peer(session, ctx).map_err(|error| failed(ctx, error))
@@ -270,6 +278,10 @@ impl ProxyHttp for EdgeProxy {
         headers::to_sprite(request, &told)?;
         if let Some(path) = &forward.path {
             request.set_raw_path(path.as_bytes())?;
+        } else if request.version != Version::HTTP_2 && request.uri.scheme().is_some() {
+            // An absolute target is for proxies such as us; servers expect a path (RFC 9112 §3.2).
+            let path = request.uri.path_and_query().map_or("/", http::uri::PathAndQuery::as_str).to_owned();
+            request.set_raw_path(path.as_bytes())?;
         }
         // Over HTTP/2 the client's authority is no header yet.
         if request.version != Version::HTTP_2 && !request.headers.contains_key(http::header::HOST) {
@@ -291,6 +303,7 @@ impl ProxyHttp for EdgeProxy {
         if let Some(forward) = &mut ctx.forward {
             forward.lease.answered();
         }
+        headers::drop_hop_by_hop(response, session.as_downstream().is_http2());
         if response.version < Version::HTTP_11 {
             // The version is ours to say, hop by hop (RFC 9110 §6.2).
             response.set_version(Version::HTTP_11);
