@@ -73,7 +73,7 @@ async fn read_commands(reader: OwnedReadHalf, commands: mpsc::Sender<Command>) -
             Ok(command) => commands.send(command).await.map_err(io::Error::other)?,
             // A newer agent may know commands that we don't; the rest of the stream is still good.
             Err(error) if line.ends_with(b"\n") => {
-                warn!(%error, "The host sent something that is no command")
+                warn!(%error, "The host sent something that is no command");
             }
             Err(error) => return Err(io::Error::new(io::ErrorKind::InvalidData, error)),
         }

@@ -10,6 +10,7 @@
 mod api;
 mod control;
 mod dial;
+mod hello;
 mod ports;
 mod reap;
 mod serve;
@@ -30,13 +31,16 @@ use crate::{reap::Reaper, services::Actor, shutdown::Shutdown, state::Runtime};
 /// Where definitions and logs of services are, unless told otherwise.
 const HOME: &str = "/.sprite";
 
-const USAGE: &str = "usage: runtime --listen-fd FD [--home DIRECTORY]";
+const USAGE: &str = "usage: runtime --listen-fd FD [--home DIRECTORY], or runtime hello PORT";
 
 fn main() -> ExitCode {
     let started = Arguments::parse(std::env::args().skip(1)).and_then(|arguments| {
         telemetry::init(Format::Text, "info").map_err(anyhow::Error::msg)?;
         let tokio = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        tokio.block_on(run(arguments))
+        match arguments {
+            Arguments::Run { listen_fd, home } => tokio.block_on(run(listen_fd, home)),
+            Arguments::Hello { port } => Ok(tokio.block_on(hello::serve(port))?),
+        }
     });
     match started {
         Ok(()) => ExitCode::SUCCESS,
@@ -48,9 +52,11 @@ fn main() -> ExitCode {
     }
 }
 
-struct Arguments {
-    listen_fd: i32,
-    home: PathBuf,
+enum Arguments {
+    /// Be PID 1.
+    Run { listen_fd: i32, home: PathBuf },
+    /// Be the demo sprite's web server.
+    Hello { port: u16 },
 }
 
 impl Arguments {
@@ -67,24 +73,21 @@ impl Arguments {
                     listen_fd = Some(number);
                 }
                 "--home" => home = value.into(),
+                "hello" => return Ok(Self::Hello { port: value.parse().context("PORT is no port")? }),
                 other => bail!("unknown argument {other:?}; {USAGE}"),
             }
         }
-        Ok(Self { listen_fd: listen_fd.context(USAGE)?, home })
+        Ok(Self::Run { listen_fd: listen_fd.context(USAGE)?, home })
     }
 }
 
-async fn run(arguments: Arguments) -> anyhow::Result<()> {
-    let listener =
-        transport::inherited_listener(arguments.listen_fd).context("could not use the listening socket")?;
+async fn run(listen_fd: i32, home: PathBuf) -> anyhow::Result<()> {
+    let listener = transport::inherited_listener(listen_fd).context("could not use the listening socket")?;
     let mut terminate = signal(SignalKind::terminate()).context("could not listen for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("could not listen for SIGINT")?;
     let reaper = Reaper::default();
-    let (actor, services) = Actor::new(
-        arguments.home.join("services.json"),
-        arguments.home.join("logs/services"),
-        reaper.clone(),
-    );
+    let (actor, services) =
+        Actor::new(home.join("services.json"), home.join("logs/services"), reaper.clone());
     let runtime = Arc::new(Runtime::new(services));
     let shutdown = Arc::new(Shutdown::default());
     let is_first = std::process::id() == 1;

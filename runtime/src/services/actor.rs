@@ -152,7 +152,7 @@ impl Actor {
             Ask::Delete { name, reply } => {
                 let done = self.change(|definitions| definitions.delete(&name));
                 self.reply(reply, done, &name, |actor| {
-                    actor.feed(&name, Event::Stop { grace: DEFAULT_GRACE })
+                    actor.feed(&name, Event::Stop { grace: DEFAULT_GRACE });
                 });
             }
             Ask::Start { name, reply } => {
@@ -354,7 +354,8 @@ impl Actor {
                 Some(State::Stopping { then: super::supervisor::Then::Stay, .. } | State::Stopped { .. })
                     | None
             );
-            if !settled && !(needed && in_order) {
+            let spared = needed && in_order;
+            if !settled && !spared {
                 self.feed(&name, Event::Stop { grace });
             }
         }

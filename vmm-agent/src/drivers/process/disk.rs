@@ -9,7 +9,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::{launcher::Ids, layout::SpriteFiles, sys};
+use super::{launcher::Ids, layout::SpriteFiles, removal::remove_tree, sys};
 
 /// Directories of every disk, with their modes.
 const DIRECTORIES: &[(&str, u32)] = &[
@@ -42,7 +42,6 @@ const DIRECTORIES: &[(&str, u32)] = &[
 /// What of the host's `/etc` programs in `/usr` need in order to run. Nothing that names the host's
 /// users, holds a key, or is a secret.
 const COPIED_FROM_ETC: &[&str] = &[
-    "alternatives",
     "bash.bashrc",
     "ca-certificates.conf",
     "debian_version",
@@ -83,6 +82,8 @@ const BESIDE_USR: &[&str] = &["bin", "sbin", "lib", "lib32", "lib64", "libx32"];
 /// The host's directories that every sprite sees.
 pub(super) fn host_trees() -> Vec<PathBuf> {
     let mut trees = vec![PathBuf::from("/usr")];
+    // Hundreds of links from /usr to /usr: as unchangeable as that, so shared like it, not copied.
+    trees.extend(Some(PathBuf::from("/etc/alternatives")).filter(|path| path.is_dir()));
     let own = BESIDE_USR.iter().map(|name| Path::new("/").join(name));
     trees.extend(own.filter(|path| path.symlink_metadata().is_ok_and(|meta| meta.is_dir())));
     trees
@@ -202,30 +203,6 @@ fn give_to(path: &Path, base: u32) -> io::Result<()> {
     Ok(())
 }
 
-/// Removes a tree that may not be there and may hold anything. Links are removed, not followed.
-pub(super) fn remove_tree(path: &Path) -> io::Result<()> {
-    match fs::remove_dir_all(path) {
-        Ok(()) => Ok(()),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
-            // An agent that is not root can't empty a directory whose owner, itself, may not write it.
-            open_up(path)?;
-            fs::remove_dir_all(path)
-        }
-        Err(error) => Err(error),
-    }
-}
-
-fn open_up(path: &Path) -> io::Result<()> {
-    if path.symlink_metadata()?.is_dir() {
-        fs::set_permissions(path, fs::Permissions::from_mode(0o700))?;
-        for entry in fs::read_dir(path)? {
-            open_up(&entry?.path())?;
-        }
-    }
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -241,22 +218,6 @@ mod tests {
         copy_readable(&from, &to).unwrap();
         assert!(to.join("open").exists());
         assert!(!to.join("secret").exists());
-        remove_tree(&files).unwrap();
-    }
-
-    #[test]
-    fn a_removal_does_not_follow_links() {
-        let files = tempdir("links");
-        let (doomed, kept) = (files.join("doomed"), files.join("kept"));
-        fs::create_dir_all(doomed.join("closed/inside")).unwrap();
-        fs::create_dir(&kept).unwrap();
-        fs::write(kept.join("file"), "x").unwrap();
-        symlink(&kept, doomed.join("link")).unwrap();
-        fs::set_permissions(doomed.join("closed"), fs::Permissions::from_mode(0)).unwrap();
-        remove_tree(&doomed).unwrap();
-        assert!(!doomed.exists());
-        assert!(kept.join("file").exists());
-        remove_tree(&doomed).unwrap();
         remove_tree(&files).unwrap();
     }
 

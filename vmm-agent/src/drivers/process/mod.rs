@@ -21,6 +21,7 @@ pub(crate) mod launcher;
 mod layout;
 mod probe;
 mod record;
+mod removal;
 mod settings;
 mod spawn;
 mod sys;
@@ -86,7 +87,7 @@ impl ProcessDriver {
         let (ids, cgroups) = (probe::ids(&layout, &settings)?, Cgroups::discover());
         sys::adopt_orphans()?;
         for doomed in layout.all_doomed()? {
-            disk::remove_tree(&doomed)?;
+            removal::remove_tree(&doomed)?;
         }
         let host =
             Host { layout, settings, runtime, cgroups, ids, running: DashMap::new(), busy: DashMap::new() };
@@ -237,12 +238,12 @@ impl Host {
         let (files, doomed) = (self.layout.sprite(id), self.layout.doomed(id));
         let base = identity::read_base(&files.ids()).map_err(failed("read its user ids"))?;
         // Under its other name first: an agent that is killed half way knows that it is no sprite.
-        disk::remove_tree(&doomed).map_err(failed("remove its disk"))?;
+        removal::remove_tree(&doomed).map_err(failed("remove its disk"))?;
         match std::fs::rename(files.root(), &doomed) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
             other => other.map_err(failed("set its directory aside"))?,
         }
-        disk::remove_tree(&doomed).map_err(failed("remove its disk"))?;
+        removal::remove_tree(&doomed).map_err(failed("remove its disk"))?;
         if let Some(base) = base {
             self.ids.give_back(base);
         }

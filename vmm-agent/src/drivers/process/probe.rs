@@ -65,16 +65,6 @@ impl Report {
         );
         report
     }
-
-    /// What works.
-    pub(crate) fn findings(&self) -> &[String] {
-        &self.findings
-    }
-
-    /// What does not, and what follows from it.
-    pub(crate) fn missing(&self) -> &[String] {
-        &self.missing
-    }
 }
 
 impl fmt::Display for Report {

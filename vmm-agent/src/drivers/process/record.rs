@@ -33,7 +33,6 @@ pub(super) struct Record {
 /// A sprite's PID 1, alive or just dead.
 #[derive(Debug)]
 pub(super) struct Process {
-    pid: Pid,
     handle: AsyncFd<OwnedFd>,
     pub(super) freezer: Freezer,
     pub(super) cgroups: SpriteCgroups,
@@ -90,12 +89,7 @@ impl Process {
         let freezer = Freezer::of(&cgroups, pid, files.stopped());
         // SAFETY: an `OwnedFd` that we don't touch stays the same open descriptor until it is dropped.
         let handle = unsafe { AsyncFd::register_with_interest(handle, Interest::READABLE) }?;
-        Ok(Self { pid, handle, freezer, cgroups })
-    }
-
-    /// PID 1, as the host numbers it.
-    pub(super) fn pid(&self) -> Pid {
-        self.pid
+        Ok(Self { handle, freezer, cgroups })
     }
 
     pub(super) fn signal(&self, signal: Signal) -> io::Result<()> {

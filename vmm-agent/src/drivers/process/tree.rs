@@ -99,7 +99,7 @@ fn children(parent: Pid) -> io::Result<Option<Vec<Pid>>> {
     for thread in threads.flatten() {
         match fs::read_to_string(thread.path().join("children")) {
             Ok(text) => {
-                found.extend(text.split_whitespace().filter_map(|pid| pid.parse().ok()).map(Pid::from_raw))
+                found.extend(text.split_whitespace().filter_map(|pid| pid.parse().ok()).map(Pid::from_raw));
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound && thread.path().exists() => {
                 return Ok(None);

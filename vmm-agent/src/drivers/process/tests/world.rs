@@ -17,7 +17,7 @@ use tokio::{
 
 use crate::drivers::{
     Driver as _, SpriteSpec,
-    process::{ProcessDriver, Settings, disk},
+    process::{ProcessDriver, Settings, removal},
 };
 
 /// Beyond this, something hangs.
@@ -46,7 +46,7 @@ impl TempDir {
 
 impl Drop for TempDir {
     fn drop(&mut self) {
-        disk::remove_tree(&self.0).unwrap();
+        removal::remove_tree(&self.0).unwrap();
     }
 }
 
