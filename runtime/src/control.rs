@@ -4,11 +4,8 @@ use std::{collections::HashSet, io, sync::Arc, time::Duration};
 
 use runtime_api::{Command, Event, ListeningPort, MAX_LINE_BYTES};
 use tokio::{
-    io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader},
-    net::{
-        UnixStream,
-        unix::{OwnedReadHalf, OwnedWriteHalf},
-    },
+    io::{AsyncBufReadExt as _, AsyncRead, AsyncReadExt as _, AsyncWriteExt as _, BufReader},
+    net::{UnixStream, unix::OwnedWriteHalf},
     sync::mpsc,
     time::{MissedTickBehavior, interval, timeout},
 };
@@ -25,8 +22,14 @@ const WRITE_LIMIT: Duration = Duration::from_secs(10);
 /// Commands that were read and not yet carried out.
 const MAX_WAITING: usize = 4;
 
-/// Speaks with the host until it leaves or another control stream takes over.
-pub(crate) async fn serve(runtime: &Runtime, shutdown: &Arc<Shutdown>, stream: UnixStream) -> io::Result<()> {
+/// Speaks with the host until it leaves or another control stream takes over. `early` is what it sent
+/// together with its request.
+pub(crate) async fn serve(
+    runtime: &Runtime,
+    shutdown: &Arc<Shutdown>,
+    stream: UnixStream,
+    early: Vec<u8>,
+) -> io::Result<()> {
     let mut newer = runtime.take_control();
     let (reader, writer) = stream.into_split();
     let mut events = Events { writer, told: HashSet::new() };
@@ -34,7 +37,7 @@ pub(crate) async fn serve(runtime: &Runtime, shutdown: &Arc<Shutdown>, stream: U
     events.send(&Event::Hello { version: env!("CARGO_PKG_VERSION").into(), configured }).await?;
 
     let (sender, mut commands) = mpsc::channel(MAX_WAITING);
-    let reading = read_commands(reader, sender);
+    let reading = read_commands(io::Cursor::new(early).chain(reader), sender);
     tokio::pin!(reading);
     let mut poll = interval(POLL);
     // After a pause of the sprite, one look is enough.
@@ -62,7 +65,7 @@ pub(crate) async fn serve(runtime: &Runtime, shutdown: &Arc<Shutdown>, stream: U
     }
 }
 
-async fn read_commands(reader: OwnedReadHalf, commands: mpsc::Sender<Command>) -> io::Result<()> {
+async fn read_commands(reader: impl AsyncRead + Unpin, commands: mpsc::Sender<Command>) -> io::Result<()> {
     let mut reader = BufReader::new(reader);
     loop {
         let mut line = Vec::new();

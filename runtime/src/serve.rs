@@ -66,23 +66,23 @@ async fn accept(
 }
 
 async fn serve(runtime: &Arc<Runtime>, shutdown: &Arc<Shutdown>, mut stream: UnixStream) -> io::Result<()> {
-    let request = match timeout(REQUEST_LIMIT, read_request(&mut stream)).await? {
-        Ok(request) => request,
-        Err(error) if error.kind() == io::ErrorKind::InvalidData => {
-            let refusal = DialRefusal {
-                code: RefusalCode::BadRequest,
-                message: format!("the runtime did not understand the request: {error}"),
-                port: None,
-                listening: Vec::new(),
-            };
-            return answer(&mut stream, &Answer::Refused(refusal)).await;
+    let problem = match timeout(REQUEST_LIMIT, read_request(&mut stream)).await? {
+        Ok((Request::Control, early)) => return control::serve(runtime, shutdown, stream, early).await,
+        Ok((Request::Dial(request), early)) if early.is_empty() => {
+            return dial(runtime, &request, stream).await;
         }
+        // Whom they are for is only known when the answer has been given.
+        Ok((Request::Dial(_), _)) => "bytes followed it before it was answered".to_owned(),
+        Err(error) if error.kind() == io::ErrorKind::InvalidData => error.to_string(),
         Err(error) => return Err(error),
     };
-    match request {
-        Request::Control => control::serve(runtime, shutdown, stream).await,
-        Request::Dial(request) => dial(runtime, &request, stream).await,
-    }
+    let refusal = DialRefusal {
+        code: RefusalCode::BadRequest,
+        message: format!("the runtime did not understand the request: {problem}"),
+        port: None,
+        listening: Vec::new(),
+    };
+    answer(&mut stream, &Answer::Refused(refusal)).await
 }
 
 async fn dial(runtime: &Arc<Runtime>, request: &DialRequest, mut stream: UnixStream) -> io::Result<()> {
@@ -121,8 +121,8 @@ async fn dial(runtime: &Arc<Runtime>, request: &DialRequest, mut stream: UnixStr
     }
 }
 
-/// Reads to the first newline. The host sends nothing after it before it has the answer.
-async fn read_request(stream: &mut UnixStream) -> io::Result<Request> {
+/// Reads the request line, and returns what was read beyond it.
+async fn read_request(stream: &mut UnixStream) -> io::Result<(Request, Vec<u8>)> {
     let bad = |why: &str| io::Error::new(io::ErrorKind::InvalidData, why.to_owned());
     let mut line = Vec::with_capacity(256);
     loop {
@@ -130,10 +130,11 @@ async fn read_request(stream: &mut UnixStream) -> io::Result<Request> {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
         match line.iter().position(|byte| *byte == b'\n') {
-            Some(end) if end + 1 == line.len() => {
-                return serde_json::from_slice(&line).map_err(|error| bad(&error.to_string()));
+            Some(end) => {
+                let early = line.split_off(end + 1);
+                let request = serde_json::from_slice(&line).map_err(|error| bad(&error.to_string()))?;
+                return Ok((request, early));
             }
-            Some(_) => return Err(bad("bytes followed the request line before it was answered")),
             None if line.len() >= MAX_LINE_BYTES => return Err(bad("the request line is too long")),
             None => {}
         }
