@@ -36,6 +36,8 @@ const HOLD_BUDGET_MS: u64 = 60_000;
 const PORT_WAIT_MS: u64 = 30_000;
 /// Longer than the gap between two requests of a browser that opens a connection for each.
 const LINGER_MS: u64 = 100;
+/// Below the agent's `drain_grace_ms` (5 s), after which the sprite is frozen in the middle of a request.
+const REVOKE_GRACE_MS: u64 = 3_000;
 /// A dead peer is found this long after the first byte that it does not acknowledge.
 /// (Or does not read: a browser that pauses a download for longer has to resume it.)
 const TCP_USER_TIMEOUT_MS: u64 = 60_000;
@@ -142,6 +144,7 @@ struct RawTiming {
     hold_budget_ms: u64,
     port_wait_ms: u64,
     linger_ms: u64,
+    revoke_grace_ms: u64,
     tcp_user_timeout_ms: u64,
     tcp_keepalive_ms: u64,
     drain_grace_ms: u64,
@@ -156,6 +159,7 @@ impl Default for RawTiming {
             hold_budget_ms: HOLD_BUDGET_MS,
             port_wait_ms: PORT_WAIT_MS,
             linger_ms: LINGER_MS,
+            revoke_grace_ms: REVOKE_GRACE_MS,
             tcp_user_timeout_ms: TCP_USER_TIMEOUT_MS,
             tcp_keepalive_ms: TCP_KEEPALIVE_MS,
             drain_grace_ms: DRAIN_GRACE_MS,
@@ -245,6 +249,7 @@ pub(crate) struct Timing {
     pub(crate) hold_budget: Duration,
     pub(crate) port_wait: Duration,
     pub(crate) linger: Duration,
+    pub(crate) revoke_grace: Duration,
     pub(crate) tcp_user_timeout: Duration,
     pub(crate) tcp_keepalive: Duration,
     pub(crate) drain_grace: Duration,
@@ -367,6 +372,7 @@ fn timing(raw: &RawTiming) -> Result<Timing, ConfigError> {
         hold_budget: ms(raw.hold_budget_ms),
         port_wait: ms(raw.port_wait_ms),
         linger: ms(raw.linger_ms),
+        revoke_grace: ms(raw.revoke_grace_ms),
         tcp_user_timeout: ms(raw.tcp_user_timeout_ms),
         tcp_keepalive: ms(raw.tcp_keepalive_ms),
         drain_grace: ms(raw.drain_grace_ms),

@@ -117,6 +117,18 @@ impl Ledger {
         self.close_where(|entry| entry.attached.iter().any(|a| a.slot.sprite() == sprite && a.anonymous))
     }
 
+    /// The sprite is to sleep: connections without a request there let go of it (and stay open), the others
+    /// when their requests have ended.
+    pub(crate) fn detach(&self, sprite: SpriteId) {
+        for conn in self.all() {
+            conn.entry.lock().attached.retain_mut(|attachment| {
+                let concerned = attachment.slot.sprite() == sprite;
+                attachment.leaving |= concerned;
+                !concerned || attachment.in_flight > 0
+            });
+        }
+    }
+
     /// The sprite is gone.
     pub(crate) fn close_sprite(&self, sprite: SpriteId) -> usize {
         self.close_where(|entry| entry.attached.iter().any(|a| a.slot.sprite() == sprite))
@@ -167,14 +179,46 @@ pub(crate) struct Conn {
 #[derive(Debug, Default)]
 struct Entry {
     attached: Vec<Attachment>,
+    next_attachment: u64,
     tokens: Vec<TokenId>,
 }
 
 #[derive(Debug)]
 struct Attachment {
+    id: u64,
     slot: Arc<Slot>,
+    /// Whether anyone came over this connection without a name.
     anonymous: bool,
+    /// Requests that rely on this attachment to hold the sprite.
+    in_flight: u32,
+    /// The sprite is put to sleep: the attachment ends with its last request.
+    leaving: bool,
     _held: Use,
+}
+
+impl Attachment {
+    fn is_for(&self, sprite: SpriteId) -> bool {
+        !self.leaving && self.slot.sprite() == sprite
+    }
+}
+
+/// A request that relies on its connection to hold the sprite.
+#[derive(Debug)]
+pub(crate) struct Flight {
+    conn: Arc<Conn>,
+    attachment: u64,
+}
+
+impl Drop for Flight {
+    fn drop(&mut self) {
+        let mut entry = self.conn.entry.lock();
+        let Some(at) = entry.attached.iter().position(|a| a.id == self.attachment) else { return };
+        let attachment = &mut entry.attached[at];
+        attachment.in_flight = attachment.in_flight.saturating_sub(1);
+        if attachment.leaving && attachment.in_flight == 0 {
+            entry.attached.swap_remove(at);
+        }
+    }
 }
 
 impl Conn {
@@ -221,25 +265,34 @@ impl Conn {
     }
 
     /// The slot of a sprite that this connection already holds: no lock is shared with another connection.
-    pub(crate) fn attached(&self, sprite: SpriteId, anonymous: bool) -> Option<Arc<Slot>> {
+    pub(crate) fn attached(
+        self: &Arc<Self>,
+        sprite: SpriteId,
+        anonymous: bool,
+    ) -> Option<(Arc<Slot>, Flight)> {
         let mut entry = self.entry.lock();
-        let attachment = entry.attached.iter_mut().find(|a| a.slot.sprite() == sprite)?;
+        let attachment = entry.attached.iter_mut().find(|a| a.is_for(sprite))?;
         attachment.anonymous |= anonymous;
-        Some(attachment.slot.clone())
+        attachment.in_flight += 1;
+        Some((attachment.slot.clone(), Flight { conn: self.clone(), attachment: attachment.id }))
     }
 
     /// From now on, until it closes, the connection uses the sprite; false if it uses too many already.
     pub(crate) fn attach(&self, slot: &Arc<Slot>, anonymous: bool) -> bool {
         let mut entry = self.entry.lock();
         let entry = &mut *entry;
-        if let Some(attachment) = entry.attached.iter_mut().find(|a| a.slot.sprite() == slot.sprite()) {
+        if let Some(attachment) = entry.attached.iter_mut().find(|a| a.is_for(slot.sprite())) {
             attachment.anonymous |= anonymous;
             return true;
         }
         if entry.attached.len() >= MAX_ATTACHMENTS {
             return false;
         }
-        entry.attached.push(Attachment { slot: slot.clone(), anonymous, _held: slot.begin_use() });
+        let id = entry.next_attachment;
+        entry.next_attachment += 1;
+        let held = slot.begin_use();
+        let slot = slot.clone();
+        entry.attached.push(Attachment { id, slot, anonymous, in_flight: 0, leaving: false, _held: held });
         true
     }
 

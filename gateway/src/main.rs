@@ -110,7 +110,7 @@ async fn run(settings: Settings) -> anyhow::Result<()> {
     let ledger = Ledger::new(clock);
     let agent = AgentClient::new(settings.agent_socket.clone());
     let holder: HolderId = format!("gateway-{:016x}", rand::rng().random::<u64>()).parse()?;
-    let (leases, outbox) = Leases::new(&settings, clock, holder, metrics.clone());
+    let (leases, outbox) = Leases::new(&settings, clock, holder, ledger.clone(), metrics.clone());
     let routes = Arc::new(RouteTable::new(ledger.clone()));
     let edge = Arc::new(Edge {
         settings,
@@ -127,7 +127,7 @@ async fn run(settings: Settings) -> anyhow::Result<()> {
     tasks.spawn(feed::run(agent.clone(), routes));
     tasks.spawn(leases::run_channel(agent, leases.clone(), outbox));
     tasks.spawn(leases.clone().run_timers());
-    tasks.spawn(report(leases, ledger));
+    tasks.spawn(report(leases));
     tasks.spawn(admin::serve(admin, edge.clone()));
     tasks.spawn(listen::serve(edge.clone(), listeners, watch_draining));
 
@@ -164,10 +164,10 @@ async fn bind(settings: &Settings) -> anyhow::Result<Vec<Listener>> {
     Ok(listeners)
 }
 
-async fn report(leases: Arc<Leases>, ledger: Arc<Ledger>) {
+async fn report(leases: Arc<Leases>) {
     let mut every = tokio::time::interval(REPORT_EVERY);
     loop {
         every.tick().await;
-        leases.report(&ledger);
+        leases.report();
     }
 }

@@ -5,7 +5,7 @@
 //! so do the sockets, at once: the pool and every stream still running see it immediately (B10).
 
 use std::{
-    collections::HashSet,
+    collections::HashMap,
     os::fd::{AsRawFd, RawFd},
     sync::{
         Arc,
@@ -48,13 +48,65 @@ pub(crate) struct Upstream {
 
 #[derive(Debug, Default)]
 struct Sockets {
-    ended: bool,
-    open: HashSet<RawFd>,
+    stage: Stage,
+    next: u64,
+    open: HashMap<SocketId, OpenSocket>,
 }
 
-/// What a connection is for. It travels with the connection.
+/// How far a lease has ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+enum Stage {
+    #[default]
+    Live,
+    /// No new connections; those without a request are closed, the others may finish.
+    Retired,
+    /// Everything is closed.
+    Ended,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+struct SocketId(u64);
+
+#[derive(Debug)]
+struct OpenSocket {
+    fd: RawFd,
+    /// Requests on it.
+    busy: u32,
+}
+
+impl OpenSocket {
+    fn close(&self) {
+        // One that its peer has closed already is as good.
+        let _closed = nix::sys::socket::shutdown(self.fd, nix::sys::socket::Shutdown::Both);
+    }
+}
+
+/// What a connection is for, and which it is. It travels with the connection.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-struct Tag(u64);
+struct Tag {
+    pool_key: u64,
+    socket: SocketId,
+}
+
+/// A request on a connection, from its sending to its end.
+#[derive(Debug)]
+pub(crate) struct Busy {
+    upstream: Arc<Upstream>,
+    socket: SocketId,
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        let mut sockets = self.upstream.sockets.lock();
+        let stage = sockets.stage;
+        if let Some(socket) = sockets.open.get_mut(&self.socket) {
+            socket.busy = socket.busy.saturating_sub(1);
+            if socket.busy == 0 && stage != Stage::Live {
+                socket.close();
+            }
+        }
+    }
+}
 
 impl Upstream {
     pub(crate) fn new(epoch: Epoch, endpoint: Endpoint) -> Arc<Self> {
@@ -76,19 +128,25 @@ impl Upstream {
         self.key << TARGET_BITS | u64::from(h2) << 17 | target
     }
 
-    /// Whether the lease has ended, and every connection with it.
+    /// Whether the lease has ended, or is about to.
     pub(crate) fn has_ended(&self) -> bool {
-        self.sockets.lock().ended
+        self.sockets.lock().stage != Stage::Live
     }
 
-    /// The lease has ended: so does every connection.
+    /// The sprite is about to sleep: requests under way may finish, and nothing else begins.
+    pub(crate) fn retire(&self) {
+        let mut sockets = self.sockets.lock();
+        if sockets.stage == Stage::Live {
+            sockets.stage = Stage::Retired;
+        }
+        sockets.open.values().filter(|socket| socket.busy == 0).for_each(OpenSocket::close);
+    }
+
+    /// The lease has ended: so does every connection, at once.
     pub(crate) fn end(&self) {
         let mut sockets = self.sockets.lock();
-        sockets.ended = true;
-        for fd in sockets.open.drain() {
-            // A socket that its peer has closed already is as good.
-            let _closed = nix::sys::socket::shutdown(fd, nix::sys::socket::Shutdown::Both);
-        }
+        sockets.stage = Stage::Ended;
+        sockets.open.values().for_each(OpenSocket::close);
     }
 
     /// How many connections there are.
@@ -96,22 +154,31 @@ impl Upstream {
         self.sockets.lock().open.len()
     }
 
-    fn register(&self, fd: RawFd) -> bool {
+    /// Enters a new connection; `None` if the lease has ended meanwhile.
+    fn register(&self, fd: RawFd) -> Option<SocketId> {
         let mut sockets = self.sockets.lock();
-        if !sockets.ended {
-            sockets.open.insert(fd);
+        if sockets.stage != Stage::Live {
+            return None;
         }
-        !sockets.ended
+        let id = SocketId(sockets.next);
+        sockets.next += 1;
+        sockets.open.insert(id, OpenSocket { fd, busy: 0 });
+        Some(id)
     }
-}
 
-/// Whether a connection that Pingora took from its pool was made for this key.
-pub(crate) fn belongs(digest: Option<&Digest>, pool_key: u64) -> bool {
-    let tag = digest
-        .and_then(|digest| digest.proxy_digest.as_ref())
-        .and_then(|proxy| proxy.user_data.as_deref())
-        .and_then(|data| data.downcast_ref::<Tag>());
-    tag == Some(&Tag(pool_key))
+    /// Begins a request on a connection that Pingora made or took from its pool; `None` if it was not made
+    /// for this key, which would send one sprite's request to another.
+    pub(crate) fn begin(self: &Arc<Self>, digest: Option<&Digest>, pool_key: u64) -> Option<Busy> {
+        let tag = digest
+            .and_then(|digest| digest.proxy_digest.as_ref())
+            .and_then(|proxy| proxy.user_data.as_deref())
+            .and_then(|data| data.downcast_ref::<Tag>())
+            .filter(|tag| tag.pool_key == pool_key)?;
+        if let Some(socket) = self.sockets.lock().open.get_mut(&tag.socket) {
+            socket.busy += 1;
+        }
+        Some(Busy { upstream: self.clone(), socket: tag.socket })
+    }
 }
 
 /// Connects for one request, and remembers why it could not.
@@ -131,7 +198,7 @@ pub(crate) struct Dialer {
 #[derive(Debug)]
 struct Socket {
     upstream: Arc<Upstream>,
-    fd: Mutex<Option<RawFd>>,
+    id: Mutex<Option<SocketId>>,
 }
 
 impl Dialer {
@@ -141,7 +208,7 @@ impl Dialer {
         request: DialRequest,
         pool_key: u64,
     ) -> Arc<Self> {
-        let socket = Arc::new(Socket { upstream: upstream.clone(), fd: Mutex::new(None) });
+        let socket = Arc::new(Socket { upstream: upstream.clone(), id: Mutex::new(None) });
         let failure = Mutex::new(None);
         Arc::new(Self {
             upstream,
@@ -182,14 +249,14 @@ impl Dialer {
             Dialed::Tcp(tcp) => (tcp.as_raw_fd(), Stream::from(tcp)),
             Dialed::Unix(unix) => (unix.as_raw_fd(), Stream::from(unix)),
         };
-        if !self.upstream.register(fd) {
+        let Some(socket) = self.upstream.register(fd) else {
             let gone =
                 std::io::Error::new(std::io::ErrorKind::ConnectionAborted, "the lease ended meanwhile");
             return Err(DialError::Unreachable(gone));
-        }
-        *self.socket.fd.lock() = Some(fd);
+        };
+        *self.socket.id.lock() = Some(socket);
         let header = ResponseHeader::build(200, Some(0)).map_err(|e| DialError::Protocol(e.to_string()))?;
-        let tag = Tag(self.pool_key);
+        let tag = Tag { pool_key: self.pool_key, socket };
         stream.set_proxy_digest(ProxyDigest::new(Box::new(header), Some(Box::new(tag))));
         Ok(stream)
     }
@@ -217,8 +284,8 @@ impl Tracing for Tracer {
     fn on_connected(&self) {}
 
     fn on_disconnected(&self) {
-        if let Some(fd) = self.0.fd.lock().take() {
-            self.0.upstream.sockets.lock().open.remove(&fd);
+        if let Some(id) = self.0.id.lock().take() {
+            self.0.upstream.sockets.lock().open.remove(&id);
         }
     }
 

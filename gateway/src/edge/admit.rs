@@ -78,7 +78,7 @@ struct Cleared {
 /// Decides about a request. `None` if its client left meanwhile, as `gone` tells.
 pub(crate) async fn admit(
     edge: &Edge,
-    conn: &Conn,
+    conn: &Arc<Conn>,
     facts: &Facts<'_>,
     gone: impl Future<Output = ()>,
 ) -> Option<Admission> {
@@ -181,7 +181,7 @@ fn clear_inside(
 /// Hold, and become a user of the sprite.
 async fn enter(
     edge: &Edge,
-    conn: &Conn,
+    conn: &Arc<Conn>,
     cleared: Cleared,
     request_id: &str,
     class: Class,
@@ -197,7 +197,8 @@ async fn enter(
         lease,
     };
     // A connection that already holds the sprite, awake: no lock shared with any other connection.
-    if let Some(lease) = conn.attached(sprite, anonymous).and_then(|slot| slot.pass(&cleared.allowed)) {
+    let held = conn.attached(sprite, anonymous);
+    if let Some(lease) = held.and_then(|(slot, flight)| slot.pass(&cleared.allowed, flight)) {
         return Some(Ok(forward(lease, cleared)));
     }
     if edge.is_draining() {

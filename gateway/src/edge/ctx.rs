@@ -6,7 +6,11 @@ use std::{
 };
 
 use super::{admit::Forward, respond::EdgeError};
-use crate::{ledger::Conn, metrics::Class, upstream::Dialer};
+use crate::{
+    ledger::Conn,
+    metrics::Class,
+    upstream::{Busy, Dialer},
+};
 
 /// Dropped in every case, panics included: what it holds ends with the request.
 #[derive(Debug)]
@@ -38,6 +42,8 @@ pub(crate) struct UpstreamTry {
     pub(crate) dialer: Arc<Dialer>,
     pub(crate) began: Instant,
     pub(crate) pool_key: u64,
+    /// The connection, once there is one.
+    pub(crate) busy: Option<Busy>,
 }
 
 impl RequestCtx {

@@ -31,7 +31,7 @@ use crate::metrics::{Class, Side};
 /// What begins every HTTP/2 connection (RFC 9113 §3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// How much of a held request is read; the rest waits in the client's and the kernel's buffers.
-const HELD_BYTES: usize = 64 * 1024;
+const HELD_BYTES: usize = 16 * 1024;
 
 /// What every connection needs.
 #[derive(Clone)]

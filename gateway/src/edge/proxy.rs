@@ -33,7 +33,7 @@ use super::{
 use crate::{
     api,
     metrics::{Class, Side},
-    upstream::{self, Dialer},
+    upstream::Dialer,
 };
 
 /// What is sent with every answer of the API: clients choose their dialect by it.
@@ -177,7 +177,7 @@ impl EdgeProxy {
             peer.options.set_http_version(2, 2);
             peer.options.max_h2_streams = UPSTREAM_H2_STREAMS;
         }
-        ctx.attempt = Some(UpstreamTry { dialer, began: Instant::now(), pool_key });
+        ctx.attempt = Some(UpstreamTry { dialer, began: Instant::now(), pool_key, busy: None });
         Ok(peer)
     }
 }
@@ -247,9 +247,10 @@ impl ProxyHttp for EdgeProxy {
         digest: Option<&Digest>,
         ctx: &mut RequestCtx,
     ) -> pingora::Result<()> {
-        let Some(attempt) = &ctx.attempt else { return Ok(()) };
+        let (Some(attempt), Some(forward)) = (&mut ctx.attempt, &ctx.forward) else { return Ok(()) };
         ctx.connect_took = Some(attempt.began.elapsed());
-        if upstream::belongs(digest, attempt.pool_key) {
+        attempt.busy = forward.lease.upstream().begin(digest, attempt.pool_key);
+        if attempt.busy.is_some() {
             return Ok(());
         }
         // Can't happen by the pool's key; if it did, one sprite's request would reach another.
@@ -354,22 +355,23 @@ impl ProxyHttp for EdgeProxy {
         reused: bool,
     ) -> Box<Error> {
         let mut error = error.more_context(format!("to {peer}"));
-        if *error.esource() == ErrorSource::Upstream {
-            let slept = ctx.forward.as_ref().is_some_and(|forward| forward.lease.upstream().has_ended());
+        let upstream = *error.esource() == ErrorSource::Upstream;
+        let slept = ctx.forward.as_ref().is_some_and(|forward| forward.lease.upstream().has_ended());
+        if upstream {
             ctx.error = Some(if slept {
                 EdgeError::SpriteSlept
             } else {
                 EdgeError::UpstreamBroken(error.to_string())
             });
         }
-        // The sprite may have seen the request. Only what may be done twice is done twice (RFC 9110 §9.2.2).
+        // The sprite may have seen the request. Only what may be done twice is done twice (RFC 9110 §9.2.2),
+        // and nothing that would wake a sprite which was just told to sleep.
         let repeatable = session.req_header().method.is_idempotent()
             && !session.as_ref().retry_buffer_truncated()
             && session.response_written().is_none()
             && ctx.tries < MAX_TRIES;
         let booting = ctx.hold_took >= WOKE && ctx.started.elapsed() < ctx.hold_took + BOOT_WINDOW;
-        let upstream = *error.esource() == ErrorSource::Upstream;
-        error.set_retry(repeatable && upstream && (reused || booting));
+        error.set_retry(upstream && !slept && repeatable && (reused || booting));
         error
     }
 

@@ -58,6 +58,7 @@ pub(crate) struct Leases {
     slots: DashMap<SpriteId, Arc<Slot>>,
     shared: Arc<Shared>,
     holder: HolderId,
+    ledger: Arc<Ledger>,
     /// The number of the newest attempt of any slot that was forgotten.
     newest: AtomicU64,
     reported: Mutex<HashMap<SpriteId, (Traffic, u32)>>,
@@ -69,6 +70,7 @@ pub(crate) struct Shared {
     clock: Clock,
     line: hold::Limits,
     linger: Duration,
+    revoke_grace: Duration,
     held_in_all: usize,
     held: AtomicUsize,
     outbox: mpsc::Sender<HolderMessage>,
@@ -115,6 +117,7 @@ impl Leases {
         settings: &Settings,
         clock: Clock,
         holder: HolderId,
+        ledger: Arc<Ledger>,
         metrics: Arc<Metrics>,
     ) -> (Arc<Self>, Outbox) {
         let (outbox, messages) = mpsc::channel(OUTBOX);
@@ -126,6 +129,7 @@ impl Leases {
                 budget: settings.timing.hold_budget,
             },
             linger: settings.timing.linger,
+            revoke_grace: settings.timing.revoke_grace,
             held_in_all: settings.limits.held_in_all,
             held: AtomicUsize::new(0),
             outbox,
@@ -138,6 +142,7 @@ impl Leases {
             slots: DashMap::new(),
             shared: Arc::new(shared),
             holder,
+            ledger,
             newest: AtomicU64::new(0),
             reported: Mutex::default(),
         };
@@ -253,15 +258,17 @@ impl Leases {
     fn revoked(&self, sprite: SpriteId, epoch: Epoch) {
         if let Some(slot) = self.slots.get(&sprite).map(|slot| slot.clone()) {
             slot.revoked(epoch);
+            // Idle connections let go at once, so that the agent need not wait for them.
+            self.ledger.detach(sprite);
         }
     }
 
     /// Tells the agent what goes on, where that has changed.
-    pub(crate) fn report(&self, ledger: &Ledger) {
+    pub(crate) fn report(&self) {
         if !self.is_connected() {
             return;
         }
-        let traffic = ledger.traffic();
+        let traffic = self.ledger.traffic();
         let now = self.shared.clock.now();
         let mut reported = self.reported.lock();
         let mut present = HashMap::with_capacity(reported.len());

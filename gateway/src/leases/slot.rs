@@ -26,7 +26,7 @@ use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
 use super::Shared;
-use crate::{edge::respond::EdgeError, metrics::Wake, upstream::Upstream};
+use crate::{edge::respond::EdgeError, ledger::Flight, metrics::Wake, upstream::Upstream};
 
 /// How long an unused slot stays before it is forgotten.
 const FORGET_AFTER: Duration = Duration::from_secs(1);
@@ -56,8 +56,25 @@ struct State {
     /// The request that causes the present acquire, for `why awake`.
     request_id: String,
     acquiring_since: Option<Moment>,
+    /// Ways into the sprite on which requests may finish although the lease was revoked, and until when.
+    retired: Vec<(Moment, Arc<Upstream>)>,
     /// When the timers will tick this slot.
     timer: Option<Moment>,
+}
+
+impl State {
+    fn is_unused(&self) -> bool {
+        self.holder.is_unused() && self.line.is_empty() && self.retired.is_empty()
+    }
+}
+
+/// How a lease ends.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Ending {
+    /// Nobody uses it, or nobody may any more.
+    AtOnce,
+    /// It was revoked: requests under way have a grace.
+    Gently,
 }
 
 /// Something that needs the sprite, from its making to its drop.
@@ -86,6 +103,7 @@ impl Slot {
             waiters: HashMap::new(),
             request_id: String::new(),
             acquiring_since: None,
+            retired: Vec::new(),
             timer: None,
         };
         Arc::new(Self {
@@ -118,11 +136,12 @@ impl Slot {
     }
 
     /// What a request may use at once, if it comes over a connection that already holds the sprite.
-    pub(crate) fn pass(self: &Arc<Self>, _: &Allowed) -> Option<Lease> {
+    pub(crate) fn pass(self: &Arc<Self>, _: &Allowed, flight: Flight) -> Option<Lease> {
         if !self.open.load(Ordering::Acquire) {
             return None;
         }
-        self.published.load_full().map(|upstream| Lease::new(self.clone(), upstream, None))
+        let upstream = self.published.load_full()?;
+        Some(Lease::new(self.clone(), upstream, Held::ByConnection { _flight: flight }))
     }
 
     /// Takes a lease for a request, waiting for the sprite to wake if it must.
@@ -135,12 +154,14 @@ impl Slot {
         }
         let Entered { place, held } = self.arrive(request_id)?;
         match place {
-            Arrived::Passed(upstream) => Ok(Lease::new(self.clone(), upstream, Some(held))),
+            Arrived::Passed(upstream) => {
+                Ok(Lease::new(self.clone(), upstream, Held::ByRequest { _used: held }))
+            }
             Arrived::Waits(place, verdict) => {
                 // The line tells everyone when their budget is spent; a lost verdict would be our mistake.
                 let lost = |_| EdgeError::Internal("a held request was forgotten".into());
                 let upstream = verdict.await.map_err(lost)??;
-                let mut lease = Lease::new(self.clone(), upstream, Some(held));
+                let mut lease = Lease::new(self.clone(), upstream, Held::ByRequest { _used: held });
                 lease.place = Some(place);
                 Ok(lease)
             }
@@ -198,7 +219,7 @@ impl Slot {
     }
 
     pub(super) fn revoked(&self, epoch: Epoch) {
-        self.with(|state, _| state.holder.revoked(epoch));
+        self.decide(Ending::Gently, |state, _| state.holder.revoked(epoch));
     }
 
     pub(super) fn channel_up(&self, ttl: Duration) {
@@ -220,6 +241,12 @@ impl Slot {
     pub(super) fn tick(&self, now: Moment) {
         self.with(|state, _| {
             state.timer = None;
+            state.retired.retain(|(until, upstream)| {
+                if *until <= now {
+                    upstream.end();
+                }
+                *until > now
+            });
             let expired = state.line.expire(now);
             self.tell(state, expired, || Err(EdgeError::HoldExpired(self.shared.line.budget)));
             state.holder.tick(now)
@@ -228,8 +255,7 @@ impl Slot {
 
     /// Whether nothing is lost when the slot is forgotten.
     pub(super) fn is_unused(&self) -> bool {
-        let state = self.state.lock();
-        state.holder.is_unused() && state.line.is_empty()
+        self.state.lock().is_unused()
     }
 
     pub(super) fn newest_attempt(&self) -> Attempt {
@@ -238,12 +264,24 @@ impl Slot {
 
     /// Lets the machines decide, then does what they say.
     fn with(&self, decide: impl FnOnce(&mut State, Moment) -> Vec<Effect<Endpoint, Refusal>>) {
+        self.decide(Ending::AtOnce, decide);
+    }
+
+    fn decide(
+        &self,
+        ending: Ending,
+        decide: impl FnOnce(&mut State, Moment) -> Vec<Effect<Endpoint, Refusal>>,
+    ) {
         let mut state = self.state.lock();
         let state = &mut *state;
         let now = self.shared.clock.now();
         let mut effects = decide(state, now);
         while !effects.is_empty() {
-            effects = effects.into_iter().flat_map(|effect| self.perform(state, effect, now)).collect();
+            effects =
+                effects.into_iter().flat_map(|effect| self.perform(state, effect, ending, now)).collect();
+        }
+        if state.holder.uses() == 0 {
+            state.retired.drain(..).for_each(|(_, upstream)| upstream.end());
         }
         self.open.store(state.line.is_open() && state.line.waiting() == 0, Ordering::Release);
         self.set_timer(state, now);
@@ -253,6 +291,7 @@ impl Slot {
         &self,
         state: &mut State,
         effect: Effect<Endpoint, Refusal>,
+        ending: Ending,
         now: Moment,
     ) -> Vec<Effect<Endpoint, Refusal>> {
         let sprite = self.sprite;
@@ -279,8 +318,13 @@ impl Slot {
             }
             Effect::Publish(None) => {
                 self.open.store(false, Ordering::Release);
-                if let Some(before) = self.published.swap(None) {
-                    before.end();
+                match (self.published.swap(None), ending) {
+                    (Some(before), Ending::AtOnce) => before.end(),
+                    (Some(before), Ending::Gently) => {
+                        before.retire();
+                        state.retired.push((now + self.shared.revoke_grace, before));
+                    }
+                    (None, _) => {}
                 }
                 state.line.close();
                 if state.line.waiting() > 0 {
@@ -327,9 +371,9 @@ impl Slot {
 
     fn set_timer(&self, state: &mut State, now: Moment) {
         let deadlines = [state.holder.next_deadline(), state.line.next_deadline()];
-        let unused = state.holder.is_unused() && state.line.is_empty();
-        let forget = unused.then_some(now + FORGET_AFTER);
-        let Some(next) = deadlines.into_iter().flatten().chain(forget).min() else { return };
+        let forget = state.is_unused().then_some(now + FORGET_AFTER);
+        let retired = state.retired.first().map(|(until, _)| *until);
+        let Some(next) = deadlines.into_iter().flatten().chain(forget).chain(retired).min() else { return };
         if state.timer.is_none_or(|timer| next < timer) {
             state.timer = Some(next);
             self.shared.timers.enter(next, self.sprite);
@@ -384,11 +428,18 @@ pub(crate) struct Lease {
     slot: Arc<Slot>,
     upstream: Arc<Upstream>,
     place: Option<Place>,
-    _held: Option<Use>,
+    _held: Held,
+}
+
+/// What keeps the sprite awake for a request.
+#[derive(Debug)]
+enum Held {
+    ByRequest { _used: Use },
+    ByConnection { _flight: Flight },
 }
 
 impl Lease {
-    fn new(slot: Arc<Slot>, upstream: Arc<Upstream>, held: Option<Use>) -> Self {
+    fn new(slot: Arc<Slot>, upstream: Arc<Upstream>, held: Held) -> Self {
         slot.requests.fetch_add(1, Ordering::Relaxed);
         Self { slot, upstream, place: None, _held: held }
     }
