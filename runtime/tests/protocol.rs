@@ -1,5 +1,7 @@
 //! The real runtime as an ordinary process, driven over its socket as a host would.
 
+#![expect(clippy::unwrap_used, reason = "helpers of tests fail like tests")]
+
 use std::{
     fs,
     io::{Read as _, Write as _},
@@ -141,7 +143,7 @@ async fn what_makes_no_sense_is_refused_and_harms_nobody() {
         "GET / HTTP/1.1\r\n",
         "{\"op\":\"fly\"}\n",
         "{\"op\":\"dial\"}\n",
-        "{\"op\":\"control\"}\nmore",
+        "{\"op\":\"dial\",\"target\":\"api\",\"wait_ms\":0,\"handoff\":true}\nmore",
     ] {
         let answer = raw(&sprite.socket(), text.as_bytes()).await;
         let Ok(Answer::Refused(refusal)) = serde_json::from_str(&answer) else {
