@@ -390,13 +390,14 @@ fn log(raw: &RawLog) -> Result<Log, ConfigError> {
 }
 
 #[cfg(test)]
+pub(crate) fn parse(text: &str) -> Result<Settings, String> {
+    let raw = toml::from_str(text).map_err(|error| error.to_string())?;
+    check(raw).map_err(|error| error.to_string())
+}
+
+#[cfg(test)]
 mod tests {
     use super::*;
-
-    fn parse(text: &str) -> Result<Settings, String> {
-        let raw = toml::from_str(text).map_err(|error| error.to_string())?;
-        check(raw).map_err(|error| error.to_string())
-    }
 
     #[test]
     fn the_example_file_states_the_defaults() {

@@ -238,3 +238,97 @@ impl RouteTable {
         let _listeners = self.changes.send(change);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use agent_api::{PublicState, SpriteConfig, UrlSettings};
+    use ids::Epoch;
+
+    use super::*;
+    use crate::clock::Clock;
+
+    fn table() -> RouteTable {
+        RouteTable::new(Ledger::new(Clock::start()))
+    }
+
+    fn sprite(id: u128, name: &str, organization: &str, suffix: &str) -> Sprite {
+        Sprite {
+            id: SpriteId::from_u128(id),
+            name: name.parse().expect("a name"),
+            organization: organization.parse().expect("a slug"),
+            url_suffix: suffix.parse().expect("a suffix"),
+            url_settings: UrlSettings::default(),
+            state: PublicState::Cold,
+            phase: "cold".into(),
+            epoch: Epoch(1),
+            timing: SpriteConfig { idle_timeout_ms: 1, cold_after_ms: 1 },
+            labels: Vec::new(),
+            environment: std::collections::BTreeMap::new(),
+            config: None,
+            driver: "test".into(),
+            created_at: jiff::Timestamp::UNIX_EPOCH,
+            updated_at: jiff::Timestamp::UNIX_EPOCH,
+            last_running_at: None,
+            last_warming_at: None,
+        }
+    }
+
+    fn put(table: &RouteTable, revision: u64, sprite: Sprite) {
+        table.apply(revision, WatchEvent::Sprite { sprite: Box::new(sprite) });
+    }
+
+    #[test]
+    fn what_a_new_snapshot_does_not_mention_is_gone() {
+        let table = table();
+        table.begin_snapshot();
+        put(&table, 1, sprite(1, "a", "acme", "aaaaa"));
+        put(&table, 1, sprite(2, "b", "acme", "aaaaa"));
+        assert!(!table.is_synced(), "half a snapshot says nothing about what is absent");
+        table.apply(1, WatchEvent::Synced);
+        assert!(table.is_synced() && table.by_label("a-aaaaa").is_some());
+        table.begin_snapshot();
+        put(&table, 5, sprite(2, "b", "acme", "aaaaa"));
+        table.apply(5, WatchEvent::Synced);
+        assert!(table.by_label("a-aaaaa").is_none() && table.by_id(SpriteId::from_u128(1)).is_none());
+        assert!(table.by_label("b-aaaaa").is_some());
+    }
+
+    #[test]
+    fn the_end_of_an_old_sprite_does_not_take_its_name_from_a_new_one() {
+        let table = table();
+        put(&table, 1, sprite(1, "a", "acme", "aaaaa"));
+        put(&table, 2, sprite(2, "a", "acme", "aaaaa"));
+        table.apply(3, WatchEvent::SpriteGone { id: SpriteId::from_u128(1) });
+        let now = table.by_label("a-aaaaa").expect("the new one");
+        assert_eq!(now.sprite.id, SpriteId::from_u128(2));
+    }
+
+    #[test]
+    fn a_sprite_is_found_by_name_in_its_own_organization_only() {
+        let table = table();
+        for (slug, suffix) in [("acme", "aaaaa"), ("other", "bbbbb")] {
+            let organization = Organization {
+                slug: slug.parse().expect("a slug"),
+                url_suffix: suffix.parse().expect("a suffix"),
+            };
+            table.apply(1, WatchEvent::Organization { organization });
+        }
+        put(&table, 2, sprite(1, "a", "acme", "aaaaa"));
+        let name = "a".parse().expect("a name");
+        assert!(table.by_name(&"acme".parse().expect("a slug"), &name).is_some());
+        assert!(table.by_name(&"other".parse().expect("a slug"), &name).is_none());
+    }
+
+    #[tokio::test]
+    async fn whoever_waits_for_a_revision_sees_it_applied() {
+        let table = Arc::new(table());
+        let waiting = tokio::spawn({
+            let table = table.clone();
+            async move { table.caught_up(2, Duration::from_secs(5)).await && table.by_label("a-aaaaa").is_some() }
+        });
+        table.apply(1, WatchEvent::Synced);
+        put(&table, 2, sprite(1, "a", "acme", "aaaaa"));
+        assert!(waiting.await.expect("no panic"));
+        assert!(!table.caught_up(3, Duration::from_millis(1)).await);
+    }
+}

@@ -286,3 +286,6 @@ impl Leases {
         *reported = present;
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -262,6 +262,12 @@ impl Slot {
         self.state.lock().holder.newest_attempt()
     }
 
+    /// Keeps everyone else out, to show who does not need to get in.
+    #[cfg(test)]
+    pub(super) fn lock_for_test(&self) -> impl Sized + '_ {
+        self.state.lock()
+    }
+
     /// Lets the machines decide, then does what they say.
     fn with(&self, decide: impl FnOnce(&mut State, Moment) -> Vec<Effect<Endpoint, Refusal>>) {
         self.decide(Ending::AtOnce, decide);
