@@ -82,11 +82,15 @@ const BESIDE_USR: &[&str] = &["bin", "sbin", "lib", "lib32", "lib64", "libx32"];
 /// The host's directories that every sprite sees.
 pub(super) fn host_trees() -> Vec<PathBuf> {
     let mut trees = vec![PathBuf::from("/usr")];
-    // Hundreds of links from /usr to /usr: as unchangeable as that, so shared like it, not copied.
-    trees.extend(Some(PathBuf::from("/etc/alternatives")).filter(|path| path.is_dir()));
     let own = BESIDE_USR.iter().map(|name| Path::new("/").join(name));
     trees.extend(own.filter(|path| path.symlink_metadata().is_ok_and(|meta| meta.is_dir())));
     trees
+}
+
+/// Those that it sees if it has not made that impossible. Programs run without them.
+pub(super) fn extra_trees() -> Vec<PathBuf> {
+    // Hundreds of links from /usr to /usr: as unchangeable as that, so shared like it, not copied.
+    Some(PathBuf::from("/etc/alternatives")).into_iter().filter(|path| path.is_dir()).collect()
 }
 
 /// Makes the disk of a sprite if it has none.

@@ -166,6 +166,7 @@ impl Host {
             hostname: sprite.name.to_string(),
             disk: files.disk(),
             host_trees: disk::host_trees(),
+            extra_trees: disk::extra_trees(),
             runtime: self.runtime.clone(),
             ids: self.ids.ids_of(&files).map_err(failed("read its user ids"))?,
         };

@@ -39,6 +39,7 @@ const TTY_GROUP: u32 = 5;
 pub(super) struct Sources {
     disk: OwnedFd,
     trees: Vec<(PathBuf, OwnedFd)>,
+    extra_trees: Vec<(PathBuf, OwnedFd)>,
     devices: Vec<(PathBuf, OwnedFd)>,
     hidden: Vec<(PathBuf, OwnedFd)>,
     runtime: OwnedFd,
@@ -54,14 +55,15 @@ impl Sources {
             Ok::<_, Failure>(mount)
         };
         let read_only = sys::MOUNT_READ_ONLY | sys::MOUNT_NO_SUID | sys::MOUNT_NO_DEVICES;
+        let read_only_trees = |paths: &[PathBuf]| {
+            let trees = paths.iter().map(|path| Ok((path.clone(), clone(path, read_only)?)));
+            trees.collect::<Result<Vec<_>, Failure>>()
+        };
         let hidden = HIDDEN.iter().map(Path::new).filter(|path| path.exists());
         Ok(Self {
             disk: clone(&plan.disk, sys::MOUNT_NO_SUID | sys::MOUNT_NO_DEVICES)?,
-            trees: plan
-                .host_trees
-                .iter()
-                .map(|path| Ok((path.clone(), clone(path, read_only)?)))
-                .collect::<Result<_, Failure>>()?,
+            trees: read_only_trees(&plan.host_trees)?,
+            extra_trees: read_only_trees(&plan.extra_trees)?,
             devices: DEVICES
                 .iter()
                 .map(|name| Path::new("/dev").join(name))
@@ -103,6 +105,10 @@ impl Sources {
             directory(path)
                 .and_then(|()| sys::attach_mount(tree.as_fd(), path))
                 .step(&format!("attach {}", path.display()))?;
+        }
+        for (path, tree) in &self.extra_trees {
+            // The sprite may have put something else in the way.
+            let _optional = directory(path).and_then(|()| sys::attach_mount(tree.as_fd(), path));
         }
         for (path, device) in &self.devices {
             file(path)

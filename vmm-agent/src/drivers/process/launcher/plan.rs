@@ -21,6 +21,8 @@ pub(in super::super) struct Plan {
     pub(in super::super) disk: PathBuf,
     /// Directories of the host that the sprite sees at the same place, read-only.
     pub(in super::super) host_trees: Vec<PathBuf>,
+    /// More of them, without which it starts all the same.
+    pub(in super::super) extra_trees: Vec<PathBuf>,
     /// The runtime's binary.
     pub(in super::super) runtime: PathBuf,
     /// Which ids the sprite has.

@@ -108,7 +108,7 @@ async fn a_planted_link_leads_nowhere_but_into_the_sprite() {
     let target = world.state().join("target");
     std::fs::create_dir(&target).unwrap();
     let script = format!(
-        "rm -rf /etc /srv && ln -s {0} /etc && ln -s {0} /srv && ln -sfn {0}/socket /home/sprite/link",
+        "mv /etc /was && rmdir /srv && ln -s {0} /etc && ln -s {0} /srv && ln -sfn {0}/socket /home/sprite/link",
         target.display()
     );
     world.run(id, &script).await;
