@@ -15,7 +15,7 @@ use tokio::{
         TcpStream, UnixStream,
         unix::{OwnedReadHalf, OwnedWriteHalf},
     },
-    time::timeout,
+    time::{sleep, timeout},
 };
 
 use crate::wire::{Answer, Command, DialRefusal, DialRequest, Event, MAX_LINE_BYTES, Request};
@@ -24,6 +24,8 @@ use crate::wire::{Answer, Command, DialRefusal, DialRequest, Event, MAX_LINE_BYT
 const MAX_ANSWER_BYTES: usize = 16 * 1024;
 /// What a dial may take beyond the waiting that the runtime was allowed to do.
 const DIAL_OVERHEAD: Duration = Duration::from_secs(5);
+/// The longest pause between attempts to get into the runtime's queue.
+const LONGEST_CONNECT_PAUSE: Duration = Duration::from_millis(20);
 
 /// A connection into a sprite.
 #[derive(Debug)]
@@ -64,7 +66,7 @@ pub async fn dial(path: &Path, request: &DialRequest) -> Result<Dialed, DialErro
 }
 
 async fn dial_unbounded(path: &Path, request: &DialRequest) -> Result<Dialed, DialError> {
-    let mut stream = UnixStream::connect(path).await.map_err(DialError::Unreachable)?;
+    let mut stream = connect(path).await.map_err(DialError::Unreachable)?;
     let line = to_line(&Request::Dial(request.clone()))?;
     stream.write_all(&line).await.map_err(DialError::Unreachable)?;
     let (answer, socket) = receive_answer(&stream).await?;
@@ -72,6 +74,19 @@ async fn dial_unbounded(path: &Path, request: &DialRequest) -> Result<Dialed, Di
         (Answer::Refused(refusal), _) => Err(refusal.into()),
         (Answer::Ok { .. }, Some(socket)) => adopt(socket),
         (Answer::Ok { .. }, None) => Err(DialError::Protocol("no socket came with the answer".into())),
+    }
+}
+
+/// Connects, and waits while the runtime's queue of unaccepted streams is full: for a Unix socket the
+/// kernel reports that at once instead of waiting.
+async fn connect(path: &Path) -> io::Result<UnixStream> {
+    let mut pause = Duration::from_millis(1);
+    loop {
+        match UnixStream::connect(path).await {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => sleep(pause).await,
+            other => return other,
+        }
+        pause = (pause * 2).min(LONGEST_CONNECT_PAUSE);
     }
 }
 
@@ -156,11 +171,12 @@ pub struct ControlStream {
 }
 
 /// Opens the control stream of the runtime at `path`. The first event is always [`Event::Hello`].
+/// Waits as long as the runtime takes no streams: give it a deadline.
 ///
 /// # Errors
 /// Whatever connecting or writing gives.
 pub async fn open_control(path: &Path) -> io::Result<ControlStream> {
-    let mut stream = UnixStream::connect(path).await?;
+    let mut stream = connect(path).await?;
     let line = to_line(&Request::Control).map_err(io::Error::other)?;
     stream.write_all(&line).await?;
     let (reader, writer) = stream.into_split();
