@@ -11,6 +11,7 @@ mod api;
 mod control;
 mod dial;
 mod hello;
+mod limits;
 mod ports;
 mod reap;
 mod serve;
@@ -36,6 +37,7 @@ const USAGE: &str = "usage: runtime --listen-fd FD [--home DIRECTORY], or runtim
 fn main() -> ExitCode {
     let started = Arguments::parse(std::env::args().skip(1)).and_then(|arguments| {
         telemetry::init(Format::Text, "info").map_err(anyhow::Error::msg)?;
+        limits::raise_descriptors().context("could not raise the limit of descriptors")?;
         let tokio = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         match arguments {
             Arguments::Run { listen_fd, home } => tokio.block_on(run(listen_fd, home)),

@@ -25,7 +25,7 @@ use super::{
     definitions::Definition,
     log::{Line, MAX_LINE_BYTES, Source},
 };
-use crate::reap::Reaper;
+use crate::{limits::usual_descriptors, reap::Reaper};
 
 /// Where services run unless they say otherwise.
 pub(crate) const HOME: &str = "/home/sprite";
@@ -62,11 +62,11 @@ pub(super) fn spawn(
         .stdin(Stdio::null())
         .stdout(stdout_end)
         .stderr(stderr_end);
-    // SAFETY: setsid is async-signal-safe and touches no memory.
+    // SAFETY: setsid and setrlimit are async-signal-safe and allocate nothing.
     unsafe {
         command.pre_exec(|| {
             nix::unistd::setsid()?;
-            Ok(())
+            usual_descriptors()
         });
     }
     let (child, ended): (Child, _) =

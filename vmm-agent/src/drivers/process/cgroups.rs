@@ -177,6 +177,11 @@ impl Cgroups {
 }
 
 impl SpriteCgroups {
+    #[cfg(test)]
+    pub(super) fn of_test(dir: PathBuf) -> Self {
+        Self { dirs: vec![dir], ..Self::default() }
+    }
+
     /// Puts a process, and with it all that it will ever fork, into these cgroups.
     pub(super) fn enter(&self, pid: u32) -> io::Result<()> {
         self.dirs.iter().try_for_each(|dir| fs::write(dir.join("cgroup.procs"), pid.to_string()))

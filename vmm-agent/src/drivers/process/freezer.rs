@@ -186,3 +186,108 @@ impl Ladder {
         true
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::process::{Child, Command};
+
+    use super::*;
+
+    /// A shell that forks all the time, with one child that is stopped already.
+    struct Tree {
+        child: Child,
+        dir: PathBuf,
+    }
+
+    impl Tree {
+        fn start(name: &str) -> Self {
+            let dir = std::env::temp_dir().join(format!("freezer-{name}-{}", std::process::id()));
+            fs::create_dir_all(&dir).unwrap();
+            let script = "sh -c 'kill -STOP $$; echo awake > late' & i=0; \
+                          while true; do i=$((i+1)); echo $i > new; mv new count; done";
+            let child = Command::new("sh").args(["-c", script]).current_dir(&dir).spawn().unwrap();
+            let tree = Self { child, dir };
+            tree.counts_on();
+            tree
+        }
+
+        fn pid(&self) -> Pid {
+            Pid::from_raw(self.child.id() as i32)
+        }
+
+        fn count(&self) -> u64 {
+            fs::read_to_string(self.dir.join("count"))
+                .ok()
+                .and_then(|text| text.trim().parse().ok())
+                .unwrap_or(0)
+        }
+
+        fn counts_on(&self) {
+            let (before, deadline) = (self.count(), Instant::now() + Duration::from_secs(10));
+            while self.count() <= before + 3 {
+                assert!(Instant::now() < deadline, "it does not run");
+                std::thread::sleep(Duration::from_millis(2));
+            }
+        }
+
+        fn is_frozen_and_thawed_by(&self, freezer: &Freezer) {
+            for _ in 0..20 {
+                freezer.freeze().unwrap();
+                assert!(freezer.begun().unwrap());
+                let frozen = self.count();
+                std::thread::sleep(Duration::from_millis(20));
+                assert_eq!(self.count(), frozen);
+                freezer.freeze().unwrap();
+                freezer.thaw().unwrap();
+                assert!(!freezer.begun().unwrap());
+                freezer.thaw().unwrap();
+                self.counts_on();
+            }
+            assert!(!self.dir.join("late").exists(), "what was stopped before stays so");
+        }
+    }
+
+    impl Drop for Tree {
+        fn drop(&mut self) {
+            for pid in tree::descendants(self.pid()).unwrap() {
+                let _gone = kill(pid, Signal::SIGKILL);
+            }
+            self.child.wait().unwrap();
+            fs::remove_dir_all(&self.dir).unwrap();
+        }
+    }
+
+    #[test]
+    fn signals_stop_a_tree_that_forks_all_the_time() {
+        let tree = Tree::start("signals");
+        tree.is_frozen_and_thawed_by(&Freezer::Signals {
+            root: tree.pid(),
+            stopped: tree.dir.join("stopped.json"),
+        });
+    }
+
+    #[test]
+    fn cgroups_of_both_versions_freeze() {
+        let v1 = Path::new("/sys/fs/cgroup/freezer");
+        let v2 = ["/sys/fs/cgroup/unified", "/sys/fs/cgroup"].map(Path::new);
+        let v2 = v2.into_iter().find(|path| path.join("cgroup.procs").exists());
+        let name = format!("freezer-test-{}", std::process::id());
+        for (root, freezer) in
+            [(Some(v1), Freezer::Version1 as fn(PathBuf) -> Freezer), (v2, Freezer::Version2)]
+        {
+            let Some(dir) = root.map(|root| root.join(&name)) else { continue };
+            if fs::create_dir(&dir).is_err() {
+                continue; // not there, or not ours to write
+            }
+            let tree = Tree::start("cgroup");
+            for pid in tree::descendants(tree.pid()).unwrap() {
+                // Those that it forks meanwhile end by themselves.
+                let _ended = fs::write(dir.join("cgroup.procs"), pid.to_string());
+            }
+            tree.is_frozen_and_thawed_by(&freezer(dir.clone()));
+            drop(tree);
+            let cgroups = SpriteCgroups::of_test(dir);
+            cgroups.remove().unwrap();
+        }
+    }
+}

@@ -3,16 +3,15 @@
 use std::{
     fs::File,
     io,
-    os::{
-        fd::{AsRawFd as _, OwnedFd},
-        unix::net::UnixListener,
-    },
+    os::fd::{AsRawFd as _, OwnedFd},
     process::{Child, Command, Stdio},
     time::Duration,
 };
 
 use nix::sys::{
-    socket::{AddressFamily, SockFlag, SockType, setsockopt, socketpair, sockopt},
+    socket::{
+        AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, setsockopt, socket, socketpair, sockopt,
+    },
     time::{TimeVal, TimeValLike as _},
 };
 
@@ -75,10 +74,15 @@ pub(super) fn try_namespaces(ids: Ids) -> Result<(), LaunchError> {
     outcome
 }
 
-fn listen(files: &SpriteFiles) -> io::Result<UnixListener> {
+fn listen(files: &SpriteFiles) -> io::Result<OwnedFd> {
     std::fs::create_dir_all(files.run())?;
     remove_if_there(&files.socket())?;
-    UnixListener::bind(files.socket())
+    let socket = socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
+    bind(socket.as_raw_fd(), &UnixAddr::new(&files.socket())?)?;
+    // As many as the kernel lets wait: requests come in thousands at once when a sprite has slept, and
+    // one that finds the queue full is refused.
+    nix::sys::socket::listen(&socket, Backlog::MAXALLOWABLE)?;
+    Ok(socket)
 }
 
 /// The log of this boot; that of the boot before is kept beside it.
@@ -117,7 +121,7 @@ impl Launcher {
         files: &SpriteFiles,
         plan: Plan,
         cgroups: SpriteCgroups,
-        listener: &UnixListener,
+        listener: &OwnedFd,
     ) -> Result<Process, LaunchError> {
         let ids = plan.ids;
         at("enter the cgroups", cgroups.enter(self.child.id()))?;

@@ -42,6 +42,8 @@ pub(super) use plan::{Channel, Failure, Ids, Order, Plan, Report};
 
 /// The argument that makes the agent's binary a launcher.
 pub(super) const ARGUMENT: &str = "--sprite-launcher";
+/// How much rather than others the kernel ends a sprite's processes when memory is short, of 1000.
+const OOM_SCORE: &str = "500";
 /// Where PID 1 finds its listening socket.
 const LISTENER: i32 = 3;
 
@@ -82,6 +84,9 @@ fn launch(channel: &Channel) -> Result<(), Failure> {
         }
         (Order::Build(_) | Order::Try { .. } | Order::Mapped | Order::Go, _) => return Err(out_of_order()),
     };
+    // When memory is short, sprites go before the agent and the gateway. Raising it needs no right; a
+    // kernel that refuses all the same changes only the order.
+    let _optional = std::fs::write("/proc/self/oom_score_adj", OOM_SCORE);
     let early = match plan.ids {
         Ids::Range { .. } => Some(mounts::Sources::open(&plan)?),
         Ids::Single { .. } => None,
