@@ -18,6 +18,7 @@ use crate::{
 #[derive(Debug)]
 pub(crate) struct Agent {
     run: u64,
+    pub(crate) since: Moment,
     living: Option<Living>,
     /// Gateways that died, and when.
     pub(crate) mourned: BTreeMap<HolderId, Moment>,
@@ -54,7 +55,7 @@ impl Task {
 impl Agent {
     pub(crate) fn new(scenario: &Scenario) -> Self {
         let living = Living { wakes: Wakes::new(scenario.wakes), tasks: BTreeMap::new(), waking: 0 };
-        Self { run: 0, living: Some(living), mourned: BTreeMap::new() }
+        Self { run: 0, since: Moment::ZERO, living: Some(living), mourned: BTreeMap::new() }
     }
 
     pub(crate) const fn run(&self) -> u64 {
@@ -104,6 +105,7 @@ impl World {
             return;
         }
         self.agent.run = self.number();
+        self.agent.since = self.now;
         let wakes = Wakes::new(self.scenario.wakes);
         self.agent.living = Some(Living { wakes, tasks: BTreeMap::new(), waking: 0 });
         for sprite in 0..self.sprites.len() {

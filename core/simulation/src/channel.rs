@@ -35,7 +35,7 @@ pub(crate) struct Channel {
     /// Which run of a gateway it belongs to.
     pub(crate) gateway_run: u64,
     pub(crate) holder: HolderId,
-    broken: bool,
+    pub(crate) broken: bool,
     gateway_knows: bool,
     agent_knows: bool,
     /// When the agent was last heard at the gateway's end.
@@ -83,6 +83,11 @@ impl World {
         };
         self.channels.insert(id, channel);
         self.send_to_gateway(id, ToGateway::Welcome);
+        if self.busy && !self.scenario.faults.channel_breaks.is_zero() && self.random.per_mille(200) {
+            // It breaks in the middle of what is said first.
+            let after = self.random.about(self.scenario.latency * 2);
+            self.plan(after, Event::ChannelBreaks(id));
+        }
     }
 
     pub(crate) fn send_to_agent(&mut self, id: ChannelId, message: ToAgent) {

@@ -4,7 +4,10 @@ use std::time::Duration;
 
 use lifecycle::Depth;
 
-use crate::world::{Event, Order, World};
+use crate::{
+    client::Visit,
+    world::{Event, Happening, Order, World},
+};
 
 /// A kind of fault. See [`Faults`](crate::Faults).
 #[derive(Clone, Copy, Debug)]
@@ -50,6 +53,25 @@ impl World {
         if !every.is_zero() {
             let after = self.random.between(Duration::ZERO, every * 2);
             self.plan(after, Event::Fault(fault));
+        }
+    }
+
+    pub(crate) fn happens(&mut self, happening: Happening) {
+        match happening {
+            Happening::Visit { gateway, sprite } => self.come(gateway, sprite, Visit::patient()),
+            Happening::ShortVisit { gateway, sprite, leaves_after } => {
+                self.come(gateway, sprite, Visit { requests: 1, patience: leaves_after });
+            }
+            Happening::VisitHost { gateway, authority } => self.come_for(gateway, &authority),
+            Happening::Sleep(sprite, depth) => self.ordered(sprite, Order::Sleep(depth)),
+            Happening::Destroy(sprite) => self.ordered(sprite, Order::Destroy),
+            Happening::SpriteDies(sprite) => self.die(sprite),
+            Happening::GatewayDies(gateway) => self.kill_gateway(gateway),
+            Happening::AgentDies => self.kill_agent(),
+            Happening::ChannelsBreak => {
+                let channels: Vec<_> = self.channels.keys().copied().collect();
+                channels.into_iter().for_each(|channel| self.break_channel(channel));
+            }
         }
     }
 

@@ -9,6 +9,9 @@ use crate::{channel::NOTICED_WITHIN, driver::Process, world::World};
 /// What some checks cost is worth it only now and then.
 const THOROUGH_EVERY: u64 = 61;
 
+/// How long a wake may take when all is well.
+const NEGLECTED_AFTER: Duration = Duration::from_secs(30);
+
 impl World {
     /// Checks what must hold at every moment.
     pub(crate) fn check(&mut self) {
@@ -31,6 +34,17 @@ impl World {
                 let published = slot.holder.published().is_some();
                 let waits_for_nothing =
                     slot.line.waiting() > 0 && !published && slot.holder.next_deadline().is_none();
+                // When all is well, whoever waits is served or sent away soon. A wake may have to wait for
+                // others, and machines may hesitate.
+                let well_since = gateway.channel_since.max(self.agent.since);
+                let oldest = slot
+                    .line
+                    .next_deadline()
+                    .map(|deadline| deadline.saturating_before(scenario.line.budget));
+                let neglected = !published
+                    && gateway.channel.is_some()
+                    && self.agent.is_alive()
+                    && oldest.is_some_and(|oldest| oldest.max(well_since) + NEGLECTED_AFTER < self.now);
                 let too_long = slot.line.next_deadline().is_some_and(|deadline| deadline < self.now);
                 if slot.line.is_open() != published {
                     wrong = Some(format!(
@@ -40,6 +54,11 @@ impl World {
                 } else if waits_for_nothing {
                     wrong =
                         Some(format!("somebody at {} waits for sprite {sprite} for ever", gateway.holder));
+                } else if neglected {
+                    wrong = Some(format!(
+                        "somebody at {} waits for sprite {sprite} though all is well",
+                        gateway.holder
+                    ));
                 } else if too_long {
                     wrong = Some(format!(
                         "somebody at {} waits for sprite {sprite} beyond the budget",

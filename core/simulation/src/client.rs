@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use hold::Ticket;
 use ids::{Epoch, Moment};
+use route::{Destination, HostError, Zone};
 
 use crate::{
     driver::Process,
@@ -18,6 +19,21 @@ pub(crate) struct ClientId(pub(crate) u64);
 
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(crate) struct RequestId(pub(crate) u64);
+
+/// What a client comes for.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Visit {
+    pub(crate) requests: u64,
+    /// It leaves after this, whatever goes on.
+    pub(crate) patience: Duration,
+}
+
+impl Visit {
+    /// One request, to its end.
+    pub(crate) const fn patient() -> Self {
+        Self { requests: 1, patience: Duration::from_secs(600) }
+    }
+}
 
 /// A client's connection to a gateway.
 #[derive(Debug)]
@@ -74,26 +90,47 @@ impl World {
         // Now and then a crowd comes at once.
         let crowd = if self.random.per_mille(20) { self.random.below(100) } else { 1 };
         for _ in 0..crowd {
-            self.come(gateway, sprite);
+            let visit = self.some_visit();
+            self.come(gateway, sprite, visit);
         }
     }
 
-    pub(crate) fn come(&mut self, gateway: usize, sprite: usize) {
-        if !self.gateways[gateway].alive {
-            return;
-        }
-        let id = ClientId(self.number());
-        let requests_left = if self.random.per_mille(700) { 1 } else { 1 + self.random.below(6) };
-        let client = Client { gateway, sprite, attached: false, request: None, requests_left };
-        self.clients.insert(id, client);
-        self.sprites[sprite].visitors += 1;
+    fn some_visit(&mut self) -> Visit {
+        let requests = if self.random.per_mille(700) { 1 } else { 1 + self.random.below(6) };
         // Some leave in the middle of whatever goes on, the rest when they have had enough.
         let patience = if self.random.per_mille(200) {
             self.random.about(Duration::from_millis(500))
         } else {
             Duration::from_secs(120) + self.random.about(Duration::from_secs(30))
         };
-        self.plan(patience, Event::Leaves(id));
+        Visit { requests, patience }
+    }
+
+    /// Somebody comes for whatever is called by this name. What has no meaning reaches nothing (T35).
+    pub(crate) fn come_for(&mut self, gateway: usize, authority: &str) {
+        let zone = Zone::new("sprites.localhost").expect("it is a domain");
+        let found = match zone.parse(authority) {
+            Ok(Destination::Sprite(host)) => {
+                self.sprites.iter().position(|sprite| !sprite.gone && sprite.label == host.key())
+            }
+            Ok(Destination::Api) | Err(HostError::Malformed { .. } | HostError::NotOurs) => None,
+        };
+        match found {
+            Some(sprite) => self.come(gateway, sprite, Visit::patient()),
+            None => *self.report.endings.entry(Ending::Refused).or_default() += 1,
+        }
+    }
+
+    pub(crate) fn come(&mut self, gateway: usize, sprite: usize, visit: Visit) {
+        if !self.gateways[gateway].alive {
+            return;
+        }
+        let id = ClientId(self.number());
+        let client =
+            Client { gateway, sprite, attached: false, request: None, requests_left: visit.requests };
+        self.clients.insert(id, client);
+        self.sprites[sprite].visitors += 1;
+        self.plan(visit.patience, Event::Leaves(id));
         self.ask(id);
     }
 
@@ -225,6 +262,9 @@ impl World {
             return;
         };
         *self.report.endings.entry(ending).or_default() += 1;
+        if let Place::Serving(_) = request.place {
+            self.sprites[request.sprite].used_at = Some(self.now);
+        }
         let Some(client) = self.clients.get_mut(&request.client) else { return };
         client.request = None;
         if client.requests_left > 0 && ending == Ending::Served {
@@ -266,6 +306,7 @@ impl World {
         let Some(client) = self.clients.remove(&id) else { return };
         if client.attached {
             self.end_use(client.gateway, client.sprite);
+            self.sprites[client.sprite].used_at = Some(self.now);
         }
         self.went(client.sprite);
         self.tempt_fate(client.gateway, client.sprite);
@@ -291,7 +332,8 @@ impl World {
             .random
             .between(Duration::ZERO, Duration::from_millis(8))
             .saturating_sub(Duration::from_millis(2));
-        self.plan(sleeps + just, Event::Comes { gateway, sprite });
+        let visit = self.some_visit();
+        self.plan(sleeps + just, Event::Comes { gateway, sprite, visit });
     }
 
     /// Everyone at a gateway that died is gone; so are their requests.

@@ -19,6 +19,8 @@ const FELT_FOR: Duration = Duration::from_secs(40);
 pub(crate) struct Sprite {
     pub(crate) id: SpriteId,
     pub(crate) organization: OrgSlug,
+    /// What it is called in its URL.
+    pub(crate) label: String,
     pub(crate) process: Process,
     /// The epoch in the agent's store.
     pub(crate) written: Epoch,
@@ -31,6 +33,8 @@ pub(crate) struct Sprite {
     pub(crate) visitors: u64,
     /// When it was last needed, as far as anyone could know.
     pub(crate) needed_at: Moment,
+    /// When the last request or connection of those it served ended.
+    pub(crate) used_at: Option<Moment>,
     /// Commands that run inside.
     pub(crate) commands: u64,
     /// Until when its users may be disturbed: somebody ordered it, or it died.
@@ -78,6 +82,7 @@ impl World {
         self.sprites.push(Sprite {
             id: SpriteId::from_u128(index as u128),
             organization: organization.parse().expect("it is an organization's name"),
+            label: format!("sprite-{index}-abcde"),
             process: Process::None,
             written: Epoch(0),
             newest: Epoch(0),
@@ -85,6 +90,7 @@ impl World {
             gone: false,
             visitors: 0,
             needed_at: self.now,
+            used_at: None,
             commands: 0,
             excused_until: Moment::ZERO,
         });
@@ -223,6 +229,18 @@ impl World {
         if let Some(gateway) = held {
             let holder = gateway.holder.clone();
             self.violated(|| format!("sprite {sprite} became {to:?} under the lease of {holder}"));
+        }
+        // T5: nor too soon after it was used.
+        let faults = self.scenario.faults;
+        let rested =
+            self.sprites[sprite].used_at.map(|used_at| used_at + self.scenario.settings.timing.idle_timeout);
+        if faults.disturb_no_sprite()
+            && faults.break_nothing()
+            && rested.is_some_and(|rested| self.now < rested)
+        {
+            self.violated(|| {
+                format!("sprite {sprite} became {to:?} too early: {rested:?} would have been right")
+            });
         }
         let served = self.requests.iter().find(|(_, request)| {
             request.sprite == sprite && request.place == Place::Serving(epoch) && !request.excused

@@ -1,6 +1,6 @@
 //! A gateway: one holder and one line for each sprite that somebody there needs.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use hold::{Arrival, Line, Room, Ticket};
 use ids::{Attempt, Epoch, HolderId, Moment};
@@ -12,6 +12,9 @@ use crate::{
     world::{Ending, Event, World},
 };
 
+/// How long an agent may take to answer a re-assertion, if the sprite is awake and stays so.
+const ANSWERED_WITHIN: Duration = Duration::from_secs(1);
+
 pub(crate) type Effects = Vec<Effect<(), ()>>;
 
 #[derive(Debug)]
@@ -22,6 +25,8 @@ pub(crate) struct Gateway {
     pub(crate) alive: bool,
     /// The channel that it believes to be open.
     pub(crate) channel: Option<ChannelId>,
+    /// Since when.
+    pub(crate) channel_since: Moment,
     pub(crate) slots: BTreeMap<usize, Slot>,
     newest: Attempt,
     pub(crate) held: usize,
@@ -44,6 +49,7 @@ impl World {
             holder: format!("gateway-{index}-{run}").parse().expect("it is a holder id"),
             alive: true,
             channel: None,
+            channel_since: self.now,
             slots: BTreeMap::new(),
             newest: Attempt(0),
             held: 0,
@@ -67,7 +73,7 @@ impl World {
         self.agent.mourn(holder, self.now);
         self.end_is_gone(End::Gateway(run));
         self.lose_clients(index);
-        let pause = self.random.about(std::time::Duration::from_secs(2));
+        let pause = self.random.about(Duration::from_secs(2));
         self.plan(pause, Event::GatewayStarts(index));
     }
 
@@ -80,6 +86,7 @@ impl World {
         match message {
             ToGateway::Welcome => {
                 self.gateways[gateway].channel = Some(id);
+                self.gateways[gateway].channel_since = self.now;
                 let ttl = self.scenario.holder.holder_ttl;
                 for sprite in self.slots_of(gateway) {
                     self.with(gateway, sprite, |slot, now| slot.holder.channel_up(ttl, now));
@@ -91,7 +98,7 @@ impl World {
                     self.with(gateway, sprite, |slot, now| slot.holder.granted(attempt, grant, now));
                 } else {
                     // A grant that comes for nobody is given back.
-                    let release = ToAgent::Release { sprite, attempt, idle_for: std::time::Duration::ZERO };
+                    let release = ToAgent::Release { sprite, attempt, idle_for: Duration::ZERO };
                     self.send_to_agent(id, release);
                 }
             }
@@ -141,6 +148,7 @@ impl World {
                     self.violated(|| format!("the line of sprite {sprite} is open and leads nowhere"));
                     return;
                 };
+                self.report.passed += 1;
                 // A connection that holds the sprite already needs no second use for each request.
                 if !attached {
                     self.requests.entry(id).and_modify(|request| request.uses = true);
@@ -214,6 +222,13 @@ impl World {
         if held_before && slot.holder.published().is_none() {
             // It was out of touch for so long that the agent may have let the lease go. What is in flight
             // may be frozen.
+            let Gateway { channel, channel_since, .. } = self.gateways[gateway];
+            let undisturbed = self.scenario.faults.disturb_no_sprite();
+            let works =
+                channel.is_some_and(|id| self.channels.get(&id).is_some_and(|channel| !channel.broken));
+            if undisturbed && works && channel_since + ANSWERED_WITHIN < now {
+                self.violated(|| format!("a lease of sprite {sprite} was lost while the channel was up"));
+            }
             for request in self.requests.values_mut() {
                 request.excused |= request.gateway == gateway && request.sprite == sprite;
             }
@@ -242,7 +257,7 @@ impl World {
         let run = self.gateways[gateway].run;
         let Some(slot) = self.gateways[gateway].slots.get_mut(&sprite) else { return };
         let unused = slot.holder.is_unused() && slot.line.is_empty();
-        let forget = unused.then(|| now + std::time::Duration::from_secs(1));
+        let forget = unused.then(|| now + Duration::from_secs(1));
         let next =
             [slot.holder.next_deadline(), slot.line.next_deadline(), forget].into_iter().flatten().min();
         if let Some(at) = next

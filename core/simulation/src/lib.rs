@@ -28,4 +28,4 @@ mod world;
 
 pub use random::Random;
 pub use scenario::{Faults, Scenario};
-pub use world::{Ending, Report, Violation, World};
+pub use world::{Ending, Happening, Report, Violation, World};

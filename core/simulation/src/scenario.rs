@@ -28,6 +28,21 @@ pub struct Faults {
     pub driver_failures_per_mille: u64,
 }
 
+impl Faults {
+    /// Whether whatever is in use may go on undisturbed: nobody orders anything, and no sprite dies.
+    pub(crate) const fn disturb_no_sprite(&self) -> bool {
+        self.sprite_dies.is_zero()
+            && self.sleep_ordered.is_zero()
+            && self.checkpoint_ordered.is_zero()
+            && self.destroyed.is_zero()
+    }
+
+    /// Whether the gateways and the agent live on, and hear each other.
+    pub(crate) const fn break_nothing(&self) -> bool {
+        self.channel_breaks.is_zero() && self.gateway_dies.is_zero() && self.agent_dies.is_zero()
+    }
+}
+
 /// What a run is made of.
 #[derive(Clone, Copy, Debug)]
 pub struct Scenario {
@@ -67,8 +82,8 @@ impl Default for Scenario {
     /// Nothing goes wrong, and no clients come.
     fn default() -> Self {
         Self {
-            sprites: 6,
-            organizations: 2,
+            sprites: 10,
+            organizations: 3,
             gateways: 3,
             clients: Duration::ZERO,
             commands_per_mille: 0,
@@ -87,13 +102,13 @@ impl Default for Scenario {
             settings: Settings {
                 capabilities: Capabilities { pause: true, suspend: false },
                 timing: Timing {
-                    idle_timeout: Duration::from_secs(3),
-                    suspend_after: Duration::from_secs(5),
-                    cold_after: Duration::from_secs(15),
+                    idle_timeout: Duration::from_millis(500),
+                    suspend_after: Duration::from_secs(2),
+                    cold_after: Duration::from_secs(4),
                 },
                 drain_grace: Duration::from_secs(5),
             },
-            wakes: WakeLimits { at_once: 3, queued: 4, queued_per_organization: 3 },
+            wakes: WakeLimits { at_once: 2, queued: 4, queued_per_organization: 3 },
         }
     }
 }
@@ -101,11 +116,13 @@ impl Default for Scenario {
 impl Scenario {
     /// Every kind of world, by name.
     #[must_use]
-    pub fn all() -> [(&'static str, Self); 7] {
+    pub fn all() -> [(&'static str, Self); 9] {
         [
             ("calm", Self::calm()),
             ("flaky", Self::flaky()),
             ("rough", Self::rough()),
+            ("stormy", Self::stormy()),
+            ("stormy, hesitant, suspending", Self::stormy().hesitant().suspending()),
             ("calm, hesitant", Self::calm().hesitant()),
             ("flaky, hesitant", Self::flaky().hesitant()),
             ("rough, suspending", Self::rough().suspending()),
@@ -116,7 +133,7 @@ impl Scenario {
     /// A world of sprites that are used now and then, and nothing goes wrong.
     #[must_use]
     pub fn calm() -> Self {
-        Self { clients: Duration::from_millis(400), commands_per_mille: 20, ..Self::default() }
+        Self { clients: Duration::from_millis(500), commands_per_mille: 10, ..Self::default() }
     }
 
     /// The same, and everything goes wrong now and then.
@@ -144,6 +161,22 @@ impl Scenario {
             gateway_dies: Duration::from_secs(30),
             agent_dies: Duration::from_secs(25),
             ..Faults::default()
+        };
+        Self { faults, ..Self::calm() }
+    }
+
+    /// Everything goes wrong at once, all the time.
+    #[must_use]
+    pub fn stormy() -> Self {
+        let faults = Faults {
+            channel_breaks: Duration::from_secs(3),
+            gateway_dies: Duration::from_secs(20),
+            agent_dies: Duration::from_secs(20),
+            sprite_dies: Duration::from_secs(5),
+            sleep_ordered: Duration::from_secs(3),
+            checkpoint_ordered: Duration::from_secs(10),
+            destroyed: Duration::from_secs(15),
+            driver_failures_per_mille: 150,
         };
         Self { faults, ..Self::calm() }
     }

@@ -12,7 +12,7 @@ use crate::{
     agent::Agent,
     channel::{Channel, ChannelId, ToAgent, ToGateway},
     chaos::Fault,
-    client::{Client, ClientId, Request, RequestId},
+    client::{Client, ClientId, Request, RequestId, Visit},
     driver::Sprite,
     gateway::Gateway,
     random::Random,
@@ -22,6 +22,9 @@ use crate::{
 /// How many events a [`Violation`] tells.
 const TRACE_LENGTH: usize = 60;
 
+/// How many events there may be after the last one from outside.
+const REST_WITHIN: u64 = 1_000_000;
+
 /// Something that is going to happen.
 #[derive(Clone, Debug)]
 pub(crate) enum Event {
@@ -30,7 +33,9 @@ pub(crate) enum Event {
     Comes {
         gateway: usize,
         sprite: usize,
+        visit: Visit,
     },
+    Happens(Happening),
     Leaves(ClientId),
     AsksAgain(ClientId),
     Retries(RequestId),
@@ -43,6 +48,7 @@ pub(crate) enum Event {
     },
     ToAgent(ChannelId, ToAgent),
     ToGateway(ChannelId, ToGateway),
+    ChannelBreaks(ChannelId),
     GatewayNotices(ChannelId),
     AgentNotices(ChannelId),
     Connects {
@@ -73,13 +79,50 @@ pub(crate) enum Event {
         sprite: usize,
         epoch: Epoch,
     },
-    Ordered {
-        sprite: usize,
-        order: Order,
-    },
     CommandEnds(usize),
     /// Some fault of this kind happens, and the next one is planned.
     Fault(Fault),
+}
+
+/// Something that a test has happen.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Happening {
+    /// A client comes with one request for a sprite, and stays to the end.
+    Visit {
+        /// To which gateway.
+        gateway: usize,
+        /// For which sprite.
+        sprite: usize,
+    },
+    /// A client comes with one request, and leaves after a while, whatever goes on.
+    ShortVisit {
+        /// To which gateway.
+        gateway: usize,
+        /// For which sprite.
+        sprite: usize,
+        /// It leaves so long after it came.
+        leaves_after: Duration,
+    },
+    /// A client comes with one request for whatever it calls by this name. The sprites are
+    /// `sprite-{n}-abcde.sprites.localhost`.
+    VisitHost {
+        /// To which gateway.
+        gateway: usize,
+        /// What stands in its `Host` header.
+        authority: String,
+    },
+    /// Sleep is ordered.
+    Sleep(usize, Depth),
+    /// Destruction is ordered.
+    Destroy(usize),
+    /// A sprite's first process ends.
+    SpriteDies(usize),
+    /// A gateway is killed, and another one started a while later.
+    GatewayDies(usize),
+    /// The agent is killed, and started a while later.
+    AgentDies,
+    /// All channels break.
+    ChannelsBreak,
 }
 
 /// What somebody orders.
@@ -125,6 +168,8 @@ pub struct Report {
     pub sinks: u64,
     /// Driver calls that were decided and not made, because somebody came in time.
     pub abandoned: u64,
+    /// Requests that found their sprite awake and nobody in line.
+    pub passed: u64,
     /// Requests that reached a sprite which could not serve them, and were sent again.
     pub bounced: u64,
     /// The most wakes that were under way at once.
@@ -157,6 +202,7 @@ impl Report {
         self.resumes += other.resumes;
         self.sinks += other.sinks;
         self.abandoned += other.abandoned;
+        self.passed += other.passed;
         self.bounced += other.bounced;
         self.most_wakes = self.most_wakes.max(other.most_wakes);
         self.longest_wait = self.longest_wait.max(other.longest_wait);
@@ -240,19 +286,9 @@ impl World {
         world
     }
 
-    /// A client comes to a gateway at `at` and asks a sprite for something.
-    pub fn send(&mut self, at: Duration, gateway: usize, sprite: usize) {
-        self.plan_at(Moment::from_origin(at), Event::Comes { gateway, sprite });
-    }
-
-    /// Somebody orders a sprite to sleep.
-    pub fn order_sleep(&mut self, at: Duration, sprite: usize, depth: Depth) {
-        self.plan_at(Moment::from_origin(at), Event::Ordered { sprite, order: Order::Sleep(depth) });
-    }
-
-    /// Somebody destroys a sprite.
-    pub fn order_destroy(&mut self, at: Duration, sprite: usize) {
-        self.plan_at(Moment::from_origin(at), Event::Ordered { sprite, order: Order::Destroy });
+    /// Has something happen at a time.
+    pub fn at(&mut self, at: Duration, happening: Happening) {
+        self.plan_at(Moment::from_origin(at), Event::Happens(happening));
     }
 
     /// Runs so many steps, checking every promise after each.
@@ -288,7 +324,13 @@ impl World {
     /// The first promise that is broken.
     pub fn finish(mut self) -> Result<Report, Box<Violation>> {
         self.busy = false;
-        while self.step()? {}
+        let before = self.report.steps;
+        while self.step()? {
+            if self.report.steps - before > REST_WITHIN {
+                self.violated(|| "it never comes to rest".to_owned());
+                self.raise()?;
+            }
+        }
         self.check_rest();
         self.raise()?;
         self.report.elapsed = self.now.since_origin();
@@ -345,7 +387,8 @@ impl World {
     fn happen(&mut self, event: Event) {
         match event {
             Event::SomeClient => self.some_client(),
-            Event::Comes { gateway, sprite } => self.come(gateway, sprite),
+            Event::Comes { gateway, sprite, visit } => self.come(gateway, sprite, visit),
+            Event::Happens(happening) => self.happens(happening),
             Event::Leaves(client) => self.leave(client),
             Event::AsksAgain(client) => self.ask(client),
             Event::Retries(request) => self.enter(request),
@@ -355,6 +398,7 @@ impl World {
             Event::SlotTick { run, sprite } => self.slot_tick(run, sprite),
             Event::ToAgent(channel, message) => self.agent_hears(channel, message),
             Event::ToGateway(channel, message) => self.gateway_hears(channel, message),
+            Event::ChannelBreaks(channel) => self.break_channel(channel),
             Event::GatewayNotices(channel) => self.gateway_notices(channel),
             Event::AgentNotices(channel) => self.agent_notices(channel),
             Event::Connects { run } => self.connect(run),
@@ -367,7 +411,6 @@ impl World {
                 self.call_ended(run, sprite, transition, outcome);
             }
             Event::ExitSeen { run, sprite, epoch } => self.exit_seen(run, sprite, epoch),
-            Event::Ordered { sprite, order } => self.ordered(sprite, order),
             Event::CommandEnds(sprite) => self.end_command(sprite),
             Event::Fault(fault) => self.fault(fault),
         }
