@@ -16,7 +16,7 @@ help: ## Say what there is
 	@echo "All targets:"
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "  %-10s %s\n", $$1, $$2}'
 	@echo
-	@echo "Settings of make run: PORT=8080 TLS_PORT=8443 IDLE=30 (seconds to warm) COLD=600 (to cold) DRIVER=process"
+	@echo "Settings of make run: PORT=8080 TLS_PORT=8443 ADMIN_PORT=9090 IDLE=30 (seconds to warm) COLD=600 (to cold) DRIVER=process"
 	@echo "Settings of make simulate: STEPS=10000000 SEED=1"
 
 deps: ## Install what building needs and a fresh machine lacks (or name it)
@@ -27,7 +27,7 @@ build: deps ## Build the programs (optimized) into target/
 	cargo build --release --locked -p gateway -p vmm-agent -p cli -p loadtest -p test-support
 
 run: build ## Start everything with a demo sprite; Ctrl-C leaves nothing behind
-	@PORT="$(PORT)" TLS_PORT="$(TLS_PORT)" IDLE="$(IDLE)" COLD="$(COLD)" DRIVER="$(DRIVER)" scripts/run.sh
+	@PORT="$(PORT)" TLS_PORT="$(TLS_PORT)" ADMIN_PORT="$(ADMIN_PORT)" IDLE="$(IDLE)" COLD="$(COLD)" DRIVER="$(DRIVER)" scripts/run.sh
 
 test: build unit e2e ## Everything: unit, property and simulation tests, then end to end with real clients
 

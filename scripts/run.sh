@@ -6,6 +6,7 @@ cd "$(dirname "$0")/.."
 
 port=${PORT:-8080}
 tls_port=${TLS_PORT:-8443}
+admin_port=${ADMIN_PORT:-9090}
 idle=${IDLE:-30}
 cold=${COLD:-600}
 driver=${DRIVER:-process}
@@ -23,7 +24,7 @@ seconds() { # NAME VALUE -> milliseconds
 }
 idle_ms=$(seconds IDLE "$idle")
 cold_ms=$(seconds COLD "$cold")
-for number in "$port" "$tls_port"; do
+for number in "$port" "$tls_port" "$admin_port"; do
     case $number in '' | *[!0-9]*) fail "PORT=$number is not a port" ;; esac
 done
 
@@ -52,7 +53,7 @@ domain = "$domain"
 [listen]
 http = ["127.0.0.1:$port", "[::1]:$port"]
 https = ["127.0.0.1:$tls_port", "[::1]:$tls_port"]
-admin = "127.0.0.1:0"
+admin = "127.0.0.1:$admin_port"
 [public]
 scheme = "http"
 port = $port
@@ -89,19 +90,17 @@ within() { # SECONDS PID NAME COMMAND...
     done
 }
 
-# In a process group of their own, so that Ctrl-C reaches this script alone and the gateway can drain
-# before the agent stops the sprites.
-set -m
-target/release/vmm-agent serve --config "$run/agent.toml" >"$run/agent.log" 2>&1 </dev/null &
+# In sessions of their own, so that Ctrl-C reaches this script alone and the gateway can drain before
+# the agent stops the sprites.
+setsid target/release/vmm-agent serve --config "$run/agent.toml" >"$run/agent.log" 2>&1 </dev/null &
 agent=$!
 within 60 "$agent" agent test -S "$state/agent.sock"
 within 10 "$agent" agent curl -fsS --unix-socket "$state/agent.sock" http://agent/readyz
-target/release/gateway --config "$run/gateway.toml" >"$run/gateway.log" 2>&1 </dev/null &
+setsid target/release/gateway --config "$run/gateway.toml" >"$run/gateway.log" 2>&1 </dev/null &
 gateway=$!
-set +m
 
 api=http://127.0.0.1:$port
-within 20 "$gateway" gateway curl -fsS -o "$run/probe" "$api/v1/" -w '' --fail-with-body -o /dev/null -X OPTIONS || true
+within 20 "$gateway" gateway curl -fsS "http://127.0.0.1:$admin_port/readyz"
 
 token=
 if [ -f "$run/env" ]; then
@@ -119,7 +118,7 @@ case $(call POST /v1/sprites '{"name":"hello","url_settings":{"auth":"public"}}'
 *) fail "could not create the demo sprite: $(cat "$run/answer")" ;;
 esac
 case $(call PUT '/v1/sprites/hello/services/web?duration=0s' \
-    '{"cmd":"/.sprite/bin/runtime","args":["hello","--port","8080"],"http_port":8080}') in
+    '{"cmd":"/.sprite/bin/runtime","args":["hello","8080"],"http_port":8080}') in
 200) ;;
 *) fail "could not start the demo's web server: $(cat "$run/answer")" ;;
 esac
@@ -154,7 +153,7 @@ Try
 
 API    $api (and https on port $tls_port)
 Token  $token
-Logs   .run/gateway.log, .run/agent.log
+Logs   .run/gateway.log, .run/agent.log; metrics on http://127.0.0.1:$admin_port/metrics
 
 Ctrl-C stops everything.
 EOF

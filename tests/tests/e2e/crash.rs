@@ -31,7 +31,7 @@ async fn a_killed_agent_adopts_its_living_sprites() -> anyhow::Result<()> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn without_an_agent_a_sleeping_sprite_is_a_503_with_a_reason_and_then_it_wakes() -> anyhow::Result<()> {
-    let options = Options { gateway: "[hold]\nbudget_ms = 1500\n".into(), ..Options::default() };
+    let options = Options { gateway: "[timing]\nhold_budget_ms = 1500\n".into(), ..Options::default() };
     let mut world = World::start(options).await?;
     let sprite = world.create_with_backend("orphan", "public").await?;
     world.sleep("orphan", "warm").await?;
@@ -65,10 +65,10 @@ async fn a_sprite_whose_first_process_dies_comes_back() -> anyhow::Result<()> {
     let sprite = world.create_with_backend("phoenix", "public").await?;
     let before = world.get(&sprite, "/nonce").await?.json()?;
     let (_, record) = world.call("GET", "/v1/sprites/phoenix", None).await?;
-    let pid = std::fs::read_to_string(
-        world.state_dir().join("sprites").join(record["id"].as_str().unwrap_or_default()).join("run/pid"),
-    )?;
-    let pid: i32 = pid.split_whitespace().next().unwrap_or_default().parse()?;
+    let id = record["id"].as_str().unwrap_or_default();
+    let process = std::fs::read(world.state_dir().join("sprites").join(id).join("run/process.json"))?;
+    let process: serde_json::Value = serde_json::from_slice(&process)?;
+    let pid = i32::try_from(process["pid"].as_i64().unwrap_or_default())?;
     nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL)?;
     eventually(SOON, || async {
         let answer = world.get(&sprite, "/nonce").await?;
@@ -102,7 +102,7 @@ async fn random_kills_under_load_lose_no_sprite() -> anyhow::Result<()> {
     let options = Options {
         idle: Duration::from_millis(300),
         holder_ttl: Duration::from_secs(1),
-        gateway: "[hold]\nbudget_ms = 8000\n".into(),
+        gateway: "[timing]\nhold_budget_ms = 8000\n".into(),
         ..Options::default()
     };
     let mut world = World::start(options).await?;

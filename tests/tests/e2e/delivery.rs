@@ -118,7 +118,7 @@ async fn a_client_that_expects_100_continue_is_told_when_the_sprite_is_ready() -
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_sprite_that_never_opens_its_port_is_a_504_that_says_what_listens_instead() -> anyhow::Result<()> {
-    let options = Options { gateway: "[hold]\nport_wait_ms = 1500\n".into(), ..Options::default() };
+    let options = Options { gateway: "[timing]\nport_wait_ms = 1500\n".into(), ..Options::default() };
     let world = World::start(options).await?;
     let sprite = world.create("closed", "public").await?;
     world.install_backend("closed").await?;
@@ -138,7 +138,7 @@ async fn a_sprite_that_never_opens_its_port_is_a_504_that_says_what_listens_inst
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_service_that_can_not_start_is_named_with_its_error() -> anyhow::Result<()> {
-    let options = Options { gateway: "[hold]\nport_wait_ms = 1500\n".into(), ..Options::default() };
+    let options = Options { gateway: "[timing]\nport_wait_ms = 1500\n".into(), ..Options::default() };
     let world = World::start(options).await?;
     let sprite = world.create("broken", "public").await?;
     let definition = json!({ "cmd": "/no/such/program", "http_port": 8080 });

@@ -48,7 +48,7 @@ async fn an_open_connection_keeps_a_sprite_awake_and_why_says_so() -> anyhow::Re
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_leaves_while_it_is_held_frees_its_place_and_the_sprite_sleeps_again()
 -> anyhow::Result<()> {
-    let options = Options { gateway: "[hold]\nport_wait_ms = 20000\n".into(), ..Options::default() };
+    let options = Options { gateway: "[timing]\nport_wait_ms = 20000\n".into(), ..Options::default() };
     let world = World::start(options).await?;
     // Nothing ever listens in it, so a request waits until its client loses patience.
     let sprite = world.create("void", "public").await?;
