@@ -335,6 +335,30 @@ fn a_sprite_that_dies_in_the_middle_of_a_call_is_taken_for_what_it_is() {
 }
 
 #[test]
+fn a_sprite_that_dies_before_a_decision_is_made_is_not_taken_back_to_life() {
+    // Somebody comes after its death, and the pause that was decided before it is taken back.
+    let mut machine = running();
+    let paused = machine.handle(Event::Tick, idle(), at(30_000));
+    let died = machine.handle(Event::Exited { epoch: Epoch(7) }, idle(), at(30_001));
+    assert_eq!(died, [Effect::Revoke(Revocation::Exited), Effect::Changed]);
+    let transition = call(&paused).unwrap();
+    assert_eq!(machine.confirm(transition, Demand::Waiting, at(30_002)), Confirmation::Abandoned(Vec::new()));
+    assert_eq!(machine.handle(Event::Tick, Demand::Waiting, at(30_002)), [Effect::AskWake]);
+
+    let mut machine = paused_and_woken();
+    let died = machine.handle(Event::Exited { epoch: Epoch(7) }, Demand::Waiting, at(1));
+    assert_eq!(died, [Effect::WakeDone, Effect::Changed, Effect::AskWake]);
+}
+
+/// Paused, with a resume that is decided and not made.
+fn paused_and_woken() -> Machine {
+    let mut machine = paused();
+    let _ = machine.handle(Event::Tick, Demand::Waiting, at(0));
+    let _ = machine.handle(Event::WakeAdmitted, Demand::Waiting, at(0));
+    machine
+}
+
+#[test]
 fn t3_an_ordered_sleep_lets_requests_in_flight_end_and_holds_new_ones() {
     let mut machine = running();
     let revoked = machine.handle(Event::Sleep(Depth::Warm), Demand::Held, at(1_000));
@@ -553,4 +577,44 @@ fn a_shutdown_stops_the_sprite_and_sends_everyone_away() {
     let cold = make(&mut machine, &stopped, Demand::Waiting, at(2));
     assert_eq!(cold, [Effect::Changed, refusal.clone()]);
     assert_eq!(machine.handle(Event::Tick, Demand::Waiting, at(3)), [refusal]);
+}
+
+#[test]
+fn t7_a_success_clears_the_record_of_failures_for_good() {
+    // splitmix64
+    let mut seed = 7_u64;
+    let mut random = move |end: u64| {
+        seed = seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let z = (seed ^ (seed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        (z ^ (z >> 27)) % end
+    };
+    let mut machine = running();
+    let mut now = at(0);
+    let mut failures = 0;
+    for _ in 0..50_000 {
+        now = now + Duration::from_millis(random(40_000));
+        let since = now.saturating_before(Duration::from_secs(60));
+        let demand = match random(3) {
+            0 => Demand::Waiting,
+            1 => Demand::Held,
+            _ => Demand::IdleSince(since),
+        };
+        let effects = machine.handle(Event::Tick, demand, now);
+        let Some(transition) = call(&effects) else { continue };
+        if machine.confirm(transition, Demand::IdleSince(since), now) != Confirmation::Go {
+            continue;
+        }
+        let fails = random(2) == 0;
+        let outcome = if fails { Err("stuck".into()) } else { Ok(()) };
+        let _ = machine.handle(Event::DriverDone { transition, outcome }, Demand::IdleSince(since), now);
+        failures = if fails { failures + 1 } else { 0 };
+        let waits = machine.trouble().and_then(|trouble| trouble.retry_at).map(|at| at - now);
+        let expected = (failures > 0).then(|| Duration::from_secs((1 << (failures - 1).min(5)).min(30)));
+        assert_eq!(waits, expected, "after {failures} failures in a row");
+        if machine.phase() == "paused" {
+            let _ = machine.handle(Event::Tick, Demand::Waiting, now);
+            let resumed = machine.handle(Event::WakeAdmitted, Demand::Waiting, now);
+            let _ = make(&mut machine, &resumed, Demand::Waiting, now);
+        }
+    }
 }

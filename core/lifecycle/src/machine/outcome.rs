@@ -113,20 +113,40 @@ impl Machine {
 
     /// The sprite's first process ended, in this epoch.
     pub(super) fn exited(&mut self, step: &mut Step) {
-        match &mut self.state {
+        match self.state {
             // Running → Cold or Failed
-            State::Resting(Rest::Running(awake)) | State::Draining { awake, .. } => {
-                let awake = *awake;
-                self.crash(awake, step);
-            }
-            // Warm → Cold: killed in its sleep, for want of memory perhaps
-            State::Resting(Rest::Warm(_)) => {
-                self.fail("its processes ended while it slept".to_owned(), None);
-                self.enter(State::Resting(Rest::Cold), step);
-            }
-            State::Busy(busy) => busy.died = true,
+            State::Resting(Rest::Running(awake)) | State::Draining { awake, .. } => self.crash(awake, step),
+            // Warm → Cold
+            State::Resting(Rest::Warm(_)) => self.die_asleep(step),
+            State::Busy(busy) => match (busy.resolve, busy.call) {
+                // Pausing → Cold or Failed, Stopping → Cold or Failed: the call is not made any more.
+                (Resolve::Open, Call::Pausing(awake) | Call::Stopping(Rest::Running(awake))) => {
+                    self.crash(awake, step);
+                }
+                // Suspending → Cold, Resuming → Cold, Stopping → Cold
+                (Resolve::Open, Call::Suspending(_) | Call::Resuming(_) | Call::Stopping(Rest::Warm(_))) => {
+                    self.end_wake(step);
+                    self.die_asleep(step);
+                }
+                // The end of the call will show what is left.
+                (
+                    Resolve::Open,
+                    Call::Starting
+                    | Call::Stopping(Rest::Cold | Rest::Failed { .. })
+                    | Call::Checkpointing(_)
+                    | Call::Restoring
+                    | Call::Destroying,
+                )
+                | (Resolve::Firm, _) => self.state = State::Busy(Busy { died: true, ..busy }),
+            },
             State::Resting(Rest::Cold | Rest::Failed { .. }) | State::Stuck { .. } | State::Destroyed => {}
         }
+    }
+
+    /// It was killed in its sleep, for want of memory perhaps.
+    fn die_asleep(&mut self, step: &mut Step) {
+        self.fail("its processes ended while it slept".to_owned(), None);
+        self.enter(State::Resting(Rest::Cold), step);
     }
 
     /// It died by itself: → Cold, or → Failed if it keeps dying soon after it woke.
