@@ -95,7 +95,11 @@ impl World {
             }
         }
         self.end_is_gone(End::Agent);
-        let pause = if self.random.per_mille(200) { Duration::from_secs(20) } else { Duration::from_secs(2) };
+        let pause = if self.busy && self.random.per_mille(200) {
+            Duration::from_secs(20)
+        } else {
+            Duration::from_secs(2)
+        };
         let pause = self.random.about(pause);
         self.plan(pause, Event::AgentStarts);
     }

@@ -31,7 +31,7 @@ pub(crate) struct Visit {
 impl Visit {
     /// One request, to its end.
     pub(crate) const fn patient() -> Self {
-        Self { requests: 1, patience: Duration::from_secs(600) }
+        Self { requests: 1, patience: Duration::from_secs(24 * 3_600) }
     }
 }
 
@@ -189,7 +189,11 @@ impl World {
             self.begin_command(sprite);
         }
         // Some take very long (T4), some no time at all.
-        let typical = if self.random.per_mille(10) { Duration::from_secs(8) } else { self.scenario.service };
+        let typical = if self.busy && self.random.per_mille(10) {
+            Duration::from_secs(8)
+        } else {
+            self.scenario.service
+        };
         let head = self.random.about(typical);
         let rest = self.random.about(typical);
         self.plan(head, Event::Answered(id));

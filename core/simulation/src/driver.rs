@@ -103,6 +103,13 @@ impl World {
         self.sprites[sprite].excused_until = self.now + FELT_FOR;
     }
 
+    /// What this sprite serves now may end badly, however late that is.
+    fn excuse_served(&mut self, sprite: usize) {
+        for request in self.requests.values_mut() {
+            request.excused |= request.sprite == sprite && matches!(request.place, Place::Serving(_));
+        }
+    }
+
     /// The driver begins to work. What puts a sprite to sleep has its effect at once, what wakes it at the
     /// end: the worst for everybody else.
     pub(crate) fn begin_call(&mut self, run: u64, sprite: usize, transition: Transition, call: Call) {
@@ -220,6 +227,7 @@ impl World {
         if self.sprites[sprite].is_excused(self.now) {
             // It may be felt for longer, if it came late.
             self.excuse(sprite);
+            self.excuse_served(sprite);
             return;
         }
         let held = self.gateways.iter().find(|gateway| {
@@ -257,6 +265,7 @@ impl World {
                 self.sprites[sprite].process = Process::None;
                 self.sprites[sprite].commands = 0;
                 self.excuse(sprite);
+                self.excuse_served(sprite);
                 let delay = self.random.about(Duration::from_millis(20));
                 let run = self.agent.run();
                 self.plan(delay, Event::ExitSeen { run, sprite, epoch });

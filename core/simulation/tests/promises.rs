@@ -1,0 +1,83 @@
+//! The promises of the architecture, over some two million random steps.
+//!
+//! Each world is run for a while, then left alone until nothing happens any more, with every check after
+//! every step; see `check.rs` for what these are. `cargo run -p simulation -- --steps N --seed S` goes on
+//! from here.
+
+use simulation::{Ending, Report, Scenario, World};
+
+const STEPS: u64 = 300_000;
+const STEPS_EACH: u64 = 15_000;
+
+fn run(scenario: Scenario) -> Report {
+    let mut all = Report::default();
+    let mut seed = 1_000;
+    while all.steps < STEPS {
+        let mut world = World::new(scenario, seed);
+        let report = world.run(STEPS_EACH).and_then(|()| world.finish());
+        all.add(&report.unwrap_or_else(|violation| panic!("{violation}")));
+        seed += 1;
+    }
+    assert!(all.ended(Ending::Served) > all.requests() / 2, "{all:#?}");
+    assert!(all.starts > 500 && all.sinks > 1_000, "hardly anything happened: {all:#?}");
+    all
+}
+
+#[test]
+fn no_request_is_lost_or_duplicated_by_a_sleep() {
+    let report = run(Scenario::calm());
+    assert_eq!(
+        report.bounced + report.ended(Ending::Broken) + report.ended(Ending::Expired),
+        0,
+        "{report:#?}"
+    );
+    let report = run(Scenario::calm().stopping());
+    assert_eq!(
+        report.bounced + report.ended(Ending::Broken) + report.ended(Ending::Expired),
+        0,
+        "{report:#?}"
+    );
+}
+
+#[test]
+fn no_sprite_sleeps_under_a_lease_and_no_lease_outlives_its_holder() {
+    let report = run(Scenario::flaky());
+    // Whatever breaks between gateway and agent, what is in use goes on.
+    assert_eq!(report.ended(Ending::Broken), 0, "{report:#?}");
+    assert!(report.ended(Ending::GatewayDied) > 100, "{report:#?}");
+}
+
+#[test]
+fn no_sprite_is_kept_awake_by_nothing() {
+    let _ = run(Scenario::rough());
+}
+
+#[test]
+fn what_is_decided_and_not_yet_made_is_taken_back_when_somebody_comes() {
+    // T1, with decisions that lie for up to five seconds.
+    let report = run(Scenario::calm().hesitant());
+    assert!(report.abandoned > 100, "{report:#?}");
+    assert_eq!(report.bounced + report.ended(Ending::Broken), 0, "{report:#?}");
+}
+
+#[test]
+fn nothing_hangs_and_nothing_is_left_over_after_a_storm() {
+    let report = run(Scenario::stormy());
+    assert!(report.bounced > 0 && report.ended(Ending::Broken) > 0, "{report:#?}");
+}
+
+#[test]
+fn drivers_that_suspend_keep_the_same_promises() {
+    let _ = run(Scenario::rough().suspending());
+    let _ = run(Scenario::stormy().hesitant().suspending());
+}
+
+#[test]
+fn a_seed_gives_the_same_run_each_time() {
+    let run = || {
+        let mut world = World::new(Scenario::stormy(), 7);
+        world.run(20_000).unwrap_or_else(|violation| panic!("{violation}"));
+        format!("{:?}", world.finish().unwrap_or_else(|violation| panic!("{violation}")))
+    };
+    assert_eq!(run(), run());
+}
