@@ -167,17 +167,12 @@ impl Grantor {
         }
     }
 
-    /// A holder's channel broke: its lease expires unless it asserts it again within the TTL.
+    /// A holder's channel broke: its lease expires unless it asserts it again within the TTL. To come back
+    /// and say hello is not enough: it may have let go of the lease while nothing could be said.
     pub fn holder_lost(&mut self, holder: &HolderId, now: Moment) {
         if let Some(lease) = self.leases.get_mut(holder) {
             lease.lost_at.get_or_insert(now);
         }
-    }
-
-    /// A holder opened a channel. What it does not assert again expires: it may have let go of it while
-    /// nothing could be said.
-    pub fn holder_back(&mut self, holder: &HolderId, now: Moment) {
-        self.holder_lost(holder, now);
     }
 
     /// Drops the leases of holders that were not heard of for the TTL, and returns them.

@@ -101,14 +101,10 @@ fn no_lease_outlives_its_holder() {
 fn a_holder_that_comes_back_keeps_what_it_asserts_and_nothing_else() {
     let mut grantor = granted();
     grantor.holder_lost(&holder("a"), at(1_000));
-    grantor.holder_back(&holder("a"), at(2_000));
-    assert_eq!(grantor.next_expiry(), Some(at(11_000)), "to say hello is not to hold");
+    assert_eq!(grantor.next_expiry(), Some(at(11_000)));
     grantor.reassert(holder("a"), Attempt(2), at(2_001));
     assert_eq!(grantor.next_expiry(), None);
     assert_eq!(grantor.granted(Epoch(1)), [(holder("a"), Attempt(2))], "it is answered like an acquire");
-    // Its channel may be back before its end was noticed.
-    grantor.holder_back(&holder("a"), at(20_000));
-    assert_eq!(grantor.expire(at(30_000)), [holder("a")]);
     // After a restart the agent knows of nobody; those who hold say so.
     let mut grantor = Grantor::new(TTL, at(0));
     grantor.reassert(holder("a"), Attempt(5), at(10));
