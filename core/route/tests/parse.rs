@@ -5,7 +5,8 @@ use proptest::prelude::*;
 use route::{Destination, HostError, Why, Zone};
 
 fn zone() -> Zone {
-    Zone::new("sprites.localhost").unwrap().reserving([Port::try_from(22).unwrap()])
+    let ssh = Port::try_from(22).expect("a port");
+    Zone::new("sprites.localhost").expect("a domain").reserving([ssh])
 }
 
 /// `(key, name, suffix, port)` of a sprite's host name.
@@ -41,6 +42,14 @@ fn a_sprite_is_found_by_name_and_suffix() {
     assert_eq!(sprite("65535--WEB-ab12c.sprites.localhost.:1"), expected(Some(65535)));
     let many = ("a-b-c-ab12c".into(), "a-b-c".into(), "ab12c".into(), None);
     assert_eq!(sprite("a-b-c-ab12c.sprites.localhost"), many);
+}
+
+#[test]
+fn t14_sprites_of_one_name_in_two_organizations_are_told_apart() {
+    let keys = ["web-ab12c", "web-ab12d"].map(|label| sprite(&format!("{label}.sprites.localhost")).0);
+    assert_ne!(keys[0], keys[1]);
+    // Nor can a name be made to look like another organization's.
+    assert_eq!(sprite("web-ab12c-ab12d.sprites.localhost").2, "ab12d");
 }
 
 #[test]
@@ -164,10 +173,10 @@ fn a_zone_is_a_domain() {
 }
 
 prop_compose! {
-    fn name()(name in "[a-z0-9]([a-z0-9]|-[a-z0-9]){0,20}") -> SpriteName { name.parse().unwrap() }
+    fn name()(name in "[a-z0-9]([a-z0-9]|-[a-z0-9]){0,20}") -> SpriteName { name.parse().expect("a name") }
 }
 prop_compose! {
-    fn suffix()(suffix in "[a-z0-9]{5}") -> UrlSuffix { suffix.parse().unwrap() }
+    fn suffix()(suffix in "[a-z0-9]{5}") -> UrlSuffix { suffix.parse().expect("a suffix") }
 }
 fn port() -> impl Strategy<Value = Option<Port>> {
     prop::option::of(
