@@ -1,4 +1,4 @@
-//! The promises of the architecture, over some two million random steps.
+//! The promises of the architecture, over some four million random steps.
 //!
 //! Each world is run for a while, then left alone until nothing happens any more, with every check after
 //! every step; see `check.rs` for what these are. `cargo run -p simulation -- --steps N --seed S` goes on
@@ -6,7 +6,7 @@
 
 use simulation::{Ending, Report, Scenario, World};
 
-const STEPS: u64 = 300_000;
+const STEPS: u64 = 500_000;
 const STEPS_EACH: u64 = 15_000;
 
 fn run(scenario: Scenario) -> Report {
