@@ -95,7 +95,7 @@ fn main() -> ExitCode {
 }
 
 async fn run(settings: Settings) -> anyhow::Result<()> {
-    let listeners = bind(&settings).await?;
+    let listeners = bind(&settings)?;
     let admin = TcpListener::bind(settings.listen.admin)
         .await
         .with_context(|| format!("could not listen on {} (listen.admin)", settings.listen.admin))?;
@@ -150,15 +150,15 @@ fn raise_descriptor_limit() {
     }
 }
 
-async fn bind(settings: &Settings) -> anyhow::Result<Vec<Listener>> {
+fn bind(settings: &Settings) -> anyhow::Result<Vec<Listener>> {
     let mut listeners = Vec::new();
     for address in &settings.listen.http {
-        listeners.push(Listener::plain(*address).await.context("listen.http")?);
+        listeners.push(Listener::plain(*address).context("listen.http")?);
     }
     if let Some(tls) = &settings.listen.tls {
         let acceptor = listen::acceptor(tls).context("tls")?;
         for address in &settings.listen.https {
-            listeners.push(Listener::tls(*address, acceptor.clone()).await.context("listen.https")?);
+            listeners.push(Listener::tls(*address, acceptor.clone()).context("listen.https")?);
         }
     }
     Ok(listeners)

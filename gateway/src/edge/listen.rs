@@ -12,7 +12,7 @@ use std::{
 use nix::sys::socket::{setsockopt, sockopt};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio::{
-    net::{TcpListener, TcpStream},
+    net::{TcpListener, TcpSocket, TcpStream},
     sync::watch,
     task::JoinSet,
     time::timeout,
@@ -37,6 +37,9 @@ use pingora::{
 
 /// How long a TLS handshake may take.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Connections that the kernel keeps until we accept them: a storm of a few thousand must not be dropped
+/// and come back a second later. The kernel caps it at its own limit.
+const BACKLOG: u32 = 4096;
 /// The pause after an accept that failed for want of descriptors or memory.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// A sprite's web server, a browser's tabs: more streams on one connection are more connections.
@@ -72,12 +75,12 @@ impl std::fmt::Debug for Listener {
 }
 
 impl Listener {
-    pub(crate) async fn plain(address: SocketAddr) -> Result<Self, ListenError> {
-        Ok(Self { tcp: bind(address).await?, tls: None })
+    pub(crate) fn plain(address: SocketAddr) -> Result<Self, ListenError> {
+        Ok(Self { tcp: bind(address)?, tls: None })
     }
 
-    pub(crate) async fn tls(address: SocketAddr, tls: TlsAcceptor) -> Result<Self, ListenError> {
-        Ok(Self { tcp: bind(address).await?, tls: Some(tls) })
+    pub(crate) fn tls(address: SocketAddr, tls: TlsAcceptor) -> Result<Self, ListenError> {
+        Ok(Self { tcp: bind(address)?, tls: Some(tls) })
     }
 
     /// Where it listens: the port, if the system chose it.
@@ -86,8 +89,17 @@ impl Listener {
     }
 }
 
-async fn bind(address: SocketAddr) -> Result<TcpListener, ListenError> {
-    TcpListener::bind(address).await.map_err(|source| ListenError::Bind { address, source })
+fn bind(address: SocketAddr) -> Result<TcpListener, ListenError> {
+    let listen = || {
+        let socket = match address {
+            SocketAddr::V4(_) => TcpSocket::new_v4(),
+            SocketAddr::V6(_) => TcpSocket::new_v6(),
+        }?;
+        socket.set_reuseaddr(true)?;
+        socket.bind(address)?;
+        socket.listen(BACKLOG)
+    };
+    listen().map_err(|source| ListenError::Bind { address, source })
 }
 
 /// Reads certificate and key.
@@ -169,7 +181,7 @@ async fn accept(listener: Listener, gate: Gate, mut draining: watch::Receiver<bo
     info!(address = ?listener.address().ok(), "No longer listening");
 }
 
-/// Sets a connection up and serves it to its end.
+/// Sets a connection up, and has it served to its end.
 async fn welcome(tcp: TcpStream, peer: SocketAddr, tls: Option<TlsAcceptor>, gate: Gate) {
     if let Err(error) = set_up(&tcp, &gate.edge.settings.timing) {
         debug!(%peer, %error, "A connection could not be set up");
@@ -177,30 +189,33 @@ async fn welcome(tcp: TcpStream, peer: SocketAddr, tls: Option<TlsAcceptor>, gat
     }
     let Ok(local) = tcp.local_addr() else { return };
     let fd = tcp.as_raw_fd();
-    let (transport, tls_name, h2) = match tls {
-        None => (Transport::Plain(tcp), None, None),
-        Some(acceptor) => match timeout(HANDSHAKE_TIMEOUT, acceptor.accept(tcp)).await {
-            Ok(Ok(tls)) => {
-                let session = tls.get_ref().1;
-                let name = session.server_name().map(str::to_owned);
-                let h2 = session.alpn_protocol() == Some(b"h2");
-                (Transport::Tls(Box::new(tls)), name, Some(h2))
-            }
-            Ok(Err(error)) => {
-                debug!(%peer, %error, "A TLS handshake failed");
-                return;
-            }
-            Err(_) => {
-                debug!(%peer, "A TLS handshake took too long");
-                return;
-            }
-        },
+    let Some(acceptor) = tls else {
+        let conn = gate.edge.ledger.enter(Accepted { peer, local, fd, tls: false, tls_name: None });
+        if let Ok(client) = Tracked::new(Transport::Plain(tcp), conn) {
+            gate.serve(client).await;
+        }
+        return;
     };
-    let conn = gate.edge.ledger.enter(Accepted { peer, local, fd, tls: h2.is_some(), tls_name });
-    let Ok(client) = Tracked::new(transport, conn) else { return };
-    match h2 {
-        Some(true) => gate.serve_h2(client).await,
-        Some(false) | None => gate.serve(client).await,
+    let tls = match timeout(HANDSHAKE_TIMEOUT, Box::pin(acceptor.accept(tcp))).await {
+        Ok(Ok(tls)) => tls,
+        Ok(Err(error)) => {
+            debug!(%peer, %error, "A TLS handshake failed");
+            return;
+        }
+        Err(_) => {
+            debug!(%peer, "A TLS handshake took too long");
+            return;
+        }
+    };
+    let session = tls.get_ref().1;
+    let tls_name = session.server_name().map(str::to_owned);
+    let h2 = session.alpn_protocol() == Some(b"h2");
+    let conn = gate.edge.ledger.enter(Accepted { peer, local, fd, tls: true, tls_name });
+    let Ok(client) = Tracked::new(Transport::Tls(Box::new(tls)), conn) else { return };
+    if h2 {
+        gate.serve_h2(client).await;
+    } else {
+        gate.serve(client).await;
     }
 }
 

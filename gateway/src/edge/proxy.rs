@@ -380,6 +380,10 @@ impl ProxyHttp for EdgeProxy {
         let side = match error.esource() {
             ErrorSource::Upstream => Side::Upstream,
             ErrorSource::Downstream => Side::Downstream,
+            // An answer of our own that could not be written has no source.
+            ErrorSource::Internal | ErrorSource::Unset if *error.etype() == ErrorType::WriteError => {
+                Side::Downstream
+            }
             ErrorSource::Internal | ErrorSource::Unset => Side::Internal,
         };
         self.edge.metrics.error(side);
