@@ -197,8 +197,11 @@ impl<E: Clone + PartialEq, R> Holder<E, R> {
     /// The agent granted `attempt`.
     pub fn granted(&mut self, attempt: Attempt, grant: Grant<E>, now: Moment) -> Vec<Effect<E, R>> {
         match &mut self.state {
-            // Acquiring → Held, or Lingering if everyone has left
-            State::Acquiring { attempt: ours, .. } if *ours == attempt => {
+            // Acquiring → Held, or Lingering if everyone has left. Draining → Held: the lease was revoked
+            // before a re-assertion of it was heard, and is granted anew by that.
+            State::Acquiring { attempt: ours, .. } | State::Draining { attempt: ours }
+                if *ours == attempt =>
+            {
                 self.uncovered = false;
                 let last_use = if self.uses > 0 { LastUse::Present } else { LastUse::Ended(now) };
                 self.state = State::Held { attempt, grant: grant.clone(), last_use, doubt: None };

@@ -235,3 +235,17 @@ fn what_is_still_open_after_a_long_outage_has_the_sprite_awake_again() {
     let _ = holder.channel_lost(at(1_000));
     assert_eq!(holder.channel_up(TTL, at(2_000)), []);
 }
+
+#[test]
+fn a_lease_that_is_revoked_and_granted_anew_by_a_reassertion_is_held() {
+    let mut holder = held();
+    let _ = holder.channel_lost(at(1_000));
+    assert_eq!(
+        holder.channel_up(TTL, at(1_100)),
+        [Effect::Reassert { attempt: Attempt(2), epoch: Epoch(1) }]
+    );
+    // The agent ordered the sprite to sleep before it heard that.
+    assert_eq!(holder.revoked(Epoch(1)), [Effect::Publish(None)]);
+    assert_eq!(holder.granted(Attempt(2), grant(1), at(1_200)), [published(1)]);
+    assert_eq!(holder.tick(at(50_000)), [], "and nothing is in doubt");
+}
