@@ -263,7 +263,9 @@ impl<E: Clone + PartialEq, R> Holder<E, R> {
     }
 
     /// The channel broke. `heard_at` is when the agent was last heard of (or now, if that is not known):
-    /// from then on the agent keeps leases for its TTL, and so long what is published stays good.
+    /// from then on the agent keeps leases for its TTL, and so long what is published stays good. A channel
+    /// over which nothing was heard for the TTL must be taken for broken, or a lease could be used that the
+    /// agent has let expire.
     pub fn channel_lost(&mut self, heard_at: Moment) -> Vec<Effect<E, R>> {
         self.channel = Channel::Down;
         match &mut self.state {
