@@ -128,13 +128,19 @@ impl World {
 
     /// From now on nothing arrives any more.
     pub(crate) fn break_channel(&mut self, id: ChannelId) {
+        let ttl = self.scenario.holder.holder_ttl;
+        // Pings and pongs go all the time; they are not worth an event each.
+        let silent_for = self.random.between(Duration::ZERO, ttl / 3);
         let Some(channel) = self.channels.get_mut(&id).filter(|channel| !channel.broken) else { return };
         channel.broken = true;
+        channel.heard_at = channel.heard_at.max(self.now.saturating_before(silent_for));
+        // A gateway takes an agent that is silent for so long for lost.
+        let lost_by = channel.heard_at + ttl;
         // A kill is noticed at once, a cable that was pulled is not.
         let most = if self.random.per_mille(500) { Duration::from_millis(5) } else { NOTICED_WITHIN };
         let gateway_notices = self.random.between(Duration::ZERO, most);
         let agent_notices = self.random.between(Duration::ZERO, most);
-        self.plan(gateway_notices, Event::GatewayNotices(id));
+        self.plan_at(lost_by.min(self.now + gateway_notices), Event::GatewayNotices(id));
         self.plan(agent_notices, Event::AgentNotices(id));
     }
 

@@ -35,6 +35,8 @@ pub(crate) struct Sprite {
     pub(crate) needed_at: Moment,
     /// When the last request or connection of those it served ended.
     pub(crate) used_at: Option<Moment>,
+    /// When it last became awake.
+    awake_at: Moment,
     /// Commands that run inside.
     pub(crate) commands: u64,
     /// Until when its users may be disturbed: somebody ordered it, or it died.
@@ -91,6 +93,7 @@ impl World {
             visitors: 0,
             needed_at: self.now,
             used_at: None,
+            awake_at: Moment::ZERO,
             commands: 0,
             excused_until: Moment::ZERO,
         });
@@ -193,6 +196,7 @@ impl World {
         let place = &mut self.sprites[sprite];
         place.process = Process::Running { epoch };
         place.newest = epoch;
+        place.awake_at = self.now;
         place.needed_at = place.needed_at.max(self.now);
     }
 
@@ -238,10 +242,15 @@ impl World {
             let holder = gateway.holder.clone();
             self.violated(|| format!("sprite {sprite} became {to:?} under the lease of {holder}"));
         }
+        let idle_timeout = self.scenario.settings.timing.idle_timeout;
+        // T17: nor sooner than it would have if it had been used when it was ready.
+        if matches!(from, Process::Running { .. }) && self.now < self.sprites[sprite].awake_at + idle_timeout
+        {
+            self.violated(|| format!("sprite {sprite} became {to:?} when it had hardly become awake"));
+        }
         // T5: nor too soon after it was used.
         let faults = self.scenario.faults;
-        let rested =
-            self.sprites[sprite].used_at.map(|used_at| used_at + self.scenario.settings.timing.idle_timeout);
+        let rested = self.sprites[sprite].used_at.map(|used_at| used_at + idle_timeout);
         if faults.disturb_no_sprite()
             && faults.break_nothing()
             && rested.is_some_and(|rested| self.now < rested)

@@ -116,13 +116,15 @@ impl Default for Scenario {
 impl Scenario {
     /// Every kind of world, by name.
     #[must_use]
-    pub fn all() -> [(&'static str, Self); 9] {
+    pub fn all() -> [(&'static str, Self); 11] {
         [
             ("calm", Self::calm()),
             ("flaky", Self::flaky()),
             ("rough", Self::rough()),
             ("stormy", Self::stormy()),
             ("stormy, hesitant, suspending", Self::stormy().hesitant().suspending()),
+            ("crowded", Self::crowded()),
+            ("forgetful", Self::forgetful()),
             ("calm, hesitant", Self::calm().hesitant()),
             ("flaky, hesitant", Self::flaky().hesitant()),
             ("rough, suspending", Self::rough().suspending()),
@@ -179,6 +181,25 @@ impl Scenario {
             driver_failures_per_mille: 150,
         };
         Self { faults, ..Self::calm() }
+    }
+
+    /// Too many want too few wakes that take too long, so that many leave, or are sent away, before their
+    /// turn has come.
+    #[must_use]
+    pub fn crowded() -> Self {
+        let mut scenario = Self { driver: Duration::from_millis(800), ..Self::calm() };
+        scenario.wakes = WakeLimits { at_once: 1, queued: 6, queued_per_organization: 4 };
+        scenario.holder.acquire_timeout = Duration::from_secs(3);
+        scenario
+    }
+
+    /// Channels break so often, and the agent forgets silent holders so soon, that leases get lost.
+    #[must_use]
+    pub fn forgetful() -> Self {
+        let mut scenario = Self::flaky();
+        scenario.faults.channel_breaks = Duration::from_secs(2);
+        scenario.holder.holder_ttl = Duration::from_secs(2);
+        scenario
     }
 
     /// The same, with drivers that can suspend.

@@ -48,6 +48,19 @@ fn no_sprite_sleeps_under_a_lease_and_no_lease_outlives_its_holder() {
 }
 
 #[test]
+fn a_lease_that_was_lost_is_used_no_longer() {
+    let report = run(Scenario::forgetful());
+    assert_eq!(report.ended(Ending::Expired), 0, "{report:#?}");
+}
+
+#[test]
+fn a_crowd_is_served_or_sent_away_and_no_wake_is_lost() {
+    let report = run(Scenario::crowded());
+    assert_eq!((report.most_wakes, report.bounced), (1, 0), "{report:#?}");
+    assert!(report.ended(Ending::Refused) > 1_000, "{report:#?}");
+}
+
+#[test]
 fn no_sprite_is_kept_awake_by_nothing() {
     let _ = run(Scenario::rough());
 }
