@@ -1,9 +1,13 @@
 //! The whole path, with nothing simulated: each test starts a gateway and an agent of its own, makes
 //! real sprites and talks to them over the network. Tests are named for what they claim.
 
+mod api;
 mod auth;
 mod crash;
 mod delivery;
+mod framing;
 mod idle;
+mod readiness;
 mod sdk;
+mod storm;
 mod wake;

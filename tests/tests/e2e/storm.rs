@@ -1,0 +1,104 @@
+//! Many sprites, all at once, for a long time.
+
+use std::time::{Duration, Instant};
+
+use anyhow::ensure;
+use futures_util::{StreamExt, stream};
+use test_support::{Answer, Options, Raw, World};
+
+const PATIENCE: Duration = Duration::from_secs(60);
+
+#[tokio::test(flavor = "multi_thread")]
+async fn hundreds_of_sprites_wake_at_once_and_a_hot_one_does_not_notice() -> anyhow::Result<()> {
+    const SPRITES: usize = 200;
+    let world = World::start(Options { idle: Duration::from_secs(600), ..Options::default() }).await?;
+    let hot = world.create_with_backend("hot", "public").await?;
+    let mut sprites = Vec::new();
+    for n in 0..SPRITES {
+        sprites.push(world.create_with_backend(&format!("s{n}"), "public").await?);
+    }
+    for sprite in &sprites {
+        world.sleep(&sprite.name, "warm").await?;
+    }
+    let median = async |until: Instant| -> anyhow::Result<Duration> {
+        let mut client = Raw::connect(world.http).await?;
+        let mut samples = Vec::new();
+        while Instant::now() < until {
+            let began = Instant::now();
+            client.send(format!("GET / HTTP/1.1\r\nHost: {}\r\n\r\n", hot.host)).await?;
+            client.answer(PATIENCE).await?;
+            samples.push(began.elapsed());
+            tokio::time::sleep(Duration::from_millis(3)).await;
+        }
+        samples.sort_unstable();
+        Ok(samples[samples.len() / 2])
+    };
+    let quiet = median(Instant::now() + Duration::from_secs(1)).await?;
+    let storm = stream::iter(&sprites)
+        .map(|sprite| async { anyhow::Ok(world.get(sprite, "/").await?.status) })
+        .buffer_unordered(SPRITES)
+        .collect::<Vec<_>>();
+    let (stormy, woken) = tokio::join!(median(Instant::now() + Duration::from_secs(1)), storm);
+    for status in woken {
+        assert_eq!(status?, 200);
+    }
+    let stormy = stormy?;
+    eprintln!("hot sprite: {quiet:?} quiet, {stormy:?} in the storm");
+    // Two cores share clients, edge and all the sprites, so this is no figure; it catches a lock.
+    ensure!(stormy < quiet * 10 + Duration::from_millis(20), "{quiet:?} became {stormy:?}");
+    world.stop().await
+}
+
+/// Sprites that fall asleep and are woken at random, with timers so short that some seconds hold as many
+/// transitions as hours of use. Not one request may fail.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn no_request_fails_however_sleep_and_wake_fall() -> anyhow::Result<()> {
+    const SPRITES: usize = 8;
+    const CLIENTS: usize = 24;
+    const TIME: Duration = Duration::from_secs(20);
+    let options = Options {
+        idle: Duration::from_millis(120),
+        cold_after: Duration::from_millis(400),
+        gateway: "[timing]\nlinger_ms = 5\n".into(),
+        ..Options::default()
+    };
+    let world = World::start(options).await?;
+    let mut sprites = Vec::new();
+    for n in 0..SPRITES {
+        sprites.push(world.create_with_backend(&format!("r{n}"), "public").await?);
+    }
+    let until = Instant::now() + TIME;
+    let mut clients = Vec::new();
+    for client in 0..CLIENTS {
+        let sprite = &sprites[client % SPRITES];
+        let (get, post) =
+            (world.request("GET", sprite, "/"), world.request("POST", sprite, "/upload").body("x"));
+        clients.push(tokio::spawn(async move {
+            let mut served = 0u64;
+            while Instant::now() < until {
+                let request = if served % 3 == 0 { &post } else { &get };
+                let request = request.try_clone().expect("its body can be sent again");
+                let answer = Answer::read(request.send().await?).await?;
+                ensure!(answer.status == 200, "{} {}", answer.status, answer.body);
+                served += 1;
+                // Around the two timeouts, where transitions meet requests.
+                let pause = match rand::random_range(0..4) {
+                    0 => rand::random_range(0..20),
+                    1 => rand::random_range(100..150),
+                    2 => rand::random_range(500..600),
+                    _ => rand::random_range(0..700),
+                };
+                tokio::time::sleep(Duration::from_millis(pause)).await;
+            }
+            Ok(served)
+        }));
+    }
+    let mut served = 0;
+    for client in clients {
+        served += client.await??;
+    }
+    let wakes = world.metric("gateway_wake_duration_seconds_count", "").await?;
+    eprintln!("{served} requests served over {wakes} wakes");
+    ensure!(wakes > 100.0, "only {wakes} wakes: this proves nothing");
+    world.stop().await
+}
