@@ -65,6 +65,11 @@ impl Raw {
         Ok(Self { stream: TcpStream::connect(("127.0.0.1", port)).await?, read: Vec::new() })
     }
 
+    async fn fill(&mut self) -> std::io::Result<usize> {
+        self.read.reserve(16 * 1024);
+        self.stream.read_buf(&mut self.read).await
+    }
+
     /// Writes.
     ///
     /// # Errors
@@ -85,10 +90,8 @@ impl Raw {
                     let taken = std::mem::replace(&mut self.read, rest);
                     return Ok(String::from_utf8_lossy(&taken).into_owned());
                 }
-                let mut block = [0u8; 16 * 1024];
-                let length = self.stream.read(&mut block).await?;
+                let length = self.fill().await?;
                 ensure!(length > 0, "closed after {:?}", String::from_utf8_lossy(&self.read));
-                self.read.extend_from_slice(&block[..length]);
             }
         };
         timeout(limit, work).await.with_context(|| format!("no {mark:?} within {limit:?}"))?
@@ -109,10 +112,7 @@ impl Raw {
             .with_context(|| format!("no content-length in {head:?}"))?;
         let work = async {
             while self.read.len() < length {
-                let mut block = [0u8; 16 * 1024];
-                let got = self.stream.read(&mut block).await?;
-                ensure!(got > 0, "closed in the middle of a body");
-                self.read.extend_from_slice(&block[..got]);
+                ensure!(self.fill().await? > 0, "closed in the middle of a body");
             }
             let rest = self.read.split_off(length);
             let body = std::mem::replace(&mut self.read, rest);
@@ -128,13 +128,8 @@ impl Raw {
     /// It does not within the limit.
     pub async fn closed(&mut self, limit: Duration) -> anyhow::Result<String> {
         let work = async {
-            let mut block = [0u8; 16 * 1024];
-            loop {
-                match self.stream.read(&mut block).await {
-                    Ok(0) | Err(_) => return String::from_utf8_lossy(&self.read).into_owned(),
-                    Ok(length) => self.read.extend_from_slice(&block[..length]),
-                }
-            }
+            while self.fill().await.is_ok_and(|length| length > 0) {}
+            String::from_utf8_lossy(&self.read).into_owned()
         };
         timeout(limit, work).await.with_context(|| format!("still open after {limit:?}"))
     }

@@ -334,7 +334,6 @@ impl World {
     }
 
     /// A request to a sprite's URL over plain HTTP/1.1, on a connection of its own.
-    #[must_use]
     pub fn request(&self, method: &str, sprite: &SpriteUrl, path: &str) -> reqwest::RequestBuilder {
         let method = method.parse().unwrap_or_default();
         self.client

@@ -76,7 +76,7 @@ async fn no_request_fails_however_sleep_and_wake_fall() -> anyhow::Result<()> {
         clients.push(tokio::spawn(async move {
             let mut served = 0u64;
             while Instant::now() < until {
-                let request = if served % 3 == 0 { &post } else { &get };
+                let request = if served.is_multiple_of(3) { &post } else { &get };
                 let request = request.try_clone().expect("its body can be sent again");
                 let answer = Answer::read(request.send().await?).await?;
                 ensure!(answer.status == 200, "{} {}", answer.status, answer.body);
