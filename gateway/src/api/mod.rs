@@ -14,8 +14,8 @@ use serde_json::{Value, json};
 
 use crate::edge::{
     Edge,
+    answering::{write_answer, write_whole},
     ctx::RequestCtx,
-    proxy::{write_answer, write_whole},
     respond::{Answer, Shape},
 };
 use path::Endpoint;

@@ -16,8 +16,8 @@ use super::{list::Query, object};
 use crate::{
     edge::{
         Edge,
+        answering::{stamp, write_answer},
         ctx::RequestCtx,
-        proxy::{stamp, write_answer},
         respond::Shape,
     },
     routes::{Change, Route},

@@ -20,12 +20,7 @@ use tokio::{
 use tokio_rustls::TlsAcceptor;
 use tracing::{debug, info, warn};
 
-use super::{
-    Edge,
-    gate::Gate,
-    proxy::EdgeProxy,
-    tracked::{Tracked, Transport},
-};
+use super::{Edge, gate::Gate, proxy::EdgeProxy, tracked::Tracked, transport::Transport};
 use crate::{
     config::{Timing, Tls},
     ledger::Accepted,

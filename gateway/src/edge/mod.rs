@@ -10,6 +10,7 @@
 //! small buffer. HTTP/2 streams are held in Pingora's request filter. Both go through one `admit`.
 
 pub(crate) mod admit;
+pub(crate) mod answering;
 mod chunks;
 pub(crate) mod ctx;
 mod gate;
@@ -17,9 +18,11 @@ mod head;
 pub(crate) mod headers;
 pub(crate) mod listen;
 pub(crate) mod proxy;
+mod request;
 pub(crate) mod request_id;
 pub(crate) mod respond;
 mod tracked;
+mod transport;
 
 use std::sync::Arc;
 

@@ -8,7 +8,6 @@ use std::{
 };
 
 use async_trait::async_trait;
-use bytes::Bytes;
 use http::Version;
 use pingora::{
     Error, ErrorSource, ErrorType,
@@ -24,10 +23,12 @@ use tracing::{debug, info};
 use super::{
     Edge,
     admit::{Admission, Facts, Next, Prepared, admit, identity},
+    answering::{SPRITE_VERSION, write_answer},
     ctx::{RequestCtx, UpstreamTry},
     headers::{self, Told},
+    request::{h2_host, host_of, is_grpc, port_of, wants_page},
     request_id,
-    respond::{Answer, EdgeError, Shape, answer},
+    respond::{EdgeError, Shape, answer},
     tracked::conn_of,
 };
 use crate::{
@@ -36,8 +37,6 @@ use crate::{
     upstream::Dialer,
 };
 
-/// What is sent with every answer of the API: clients choose their dialect by it.
-pub(crate) const SPRITE_VERSION: &str = "v0.0.1-rc46";
 /// Tries to reach a sprite that is awake but does not answer; with growing pauses some 5 s in all.
 const MAX_TRIES: u32 = 14;
 /// The pause before the second try.
@@ -52,8 +51,6 @@ const UPSTREAM_H2_STREAMS: usize = 100;
 const WOKE: Duration = Duration::from_micros(500);
 /// What connecting may take beyond the wait for the port.
 const CONNECT_SLACK: Duration = Duration::from_secs(6);
-/// A refused request's body up to this size is read so that the connection can be used again.
-const SMALL_BODY: u64 = 64 * 1024;
 /// How much time a refused request's body may take before the connection is closed instead.
 const DRAIN_BODY: Duration = Duration::from_secs(1);
 
@@ -454,79 +451,6 @@ impl ProxyHttp for EdgeProxy {
     }
 }
 
-/// Writes a whole answer of the gateway's own.
-pub(crate) async fn write_answer(
-    session: &mut Session,
-    ctx: &mut RequestCtx,
-    answer: &Answer,
-    shape: Shape,
-) -> pingora::Result<()> {
-    let (content_type, body) = answer.body(shape, &ctx.request_id);
-    let mut response = ResponseHeader::build(answer.status, Some(8))?;
-    if let Some(seconds) = answer.retry_after_s {
-        response.insert_header("retry-after", seconds.to_string())?;
-    }
-    if answer.challenge {
-        response.insert_header("www-authenticate", "Bearer")?;
-    }
-    if let Some(methods) = &answer.allow {
-        response.insert_header("allow", methods)?;
-    }
-    write_whole(session, ctx, response, content_type, body.into()).await
-}
-
-/// Writes a head and all of its body.
-pub(crate) async fn write_whole(
-    session: &mut Session,
-    ctx: &mut RequestCtx,
-    mut response: ResponseHeader,
-    content_type: &'static str,
-    body: Bytes,
-) -> pingora::Result<()> {
-    stamp(&mut response, ctx)?;
-    if !body.is_empty() {
-        response.insert_header("content-type", content_type)?;
-    }
-    if response.status != http::StatusCode::NO_CONTENT {
-        response.insert_header("content-length", body.len().to_string())?;
-    }
-    if has_large_rest(session) {
-        session.set_keepalive(None);
-    }
-    let bodiless = body.is_empty() || session.req_header().method == http::Method::HEAD;
-    ctx.status = response.status.as_u16();
-    session.write_response_header(Box::new(response), bodiless).await?;
-    if !bodiless {
-        session.write_response_body(Some(body), true).await?;
-    }
-    Ok(())
-}
-
-/// Whether more of the request's body is to come than is worth reading only to keep the connection.
-fn has_large_rest(session: &mut Session) -> bool {
-    if session.as_downstream_mut().is_body_done() {
-        return false;
-    }
-    let length = session.req_header().headers.get(http::header::CONTENT_LENGTH);
-    let length = length.and_then(|value| value.to_str().ok()).and_then(|text| text.parse::<u64>().ok());
-    length.is_none_or(|length| length > SMALL_BODY)
-}
-
-/// What every answer of the gateway's own carries.
-pub(crate) fn stamp(response: &mut ResponseHeader, ctx: &mut RequestCtx) -> pingora::Result<()> {
-    response.insert_header("x-request-id", &ctx.request_id)?;
-    response.insert_header("cache-control", "no-store")?;
-    match ctx.class {
-        Class::Api | Class::Inside => response.insert_header("sprite-version", SPRITE_VERSION)?,
-        Class::Url | Class::Unknown => {}
-    }
-    ctx.first_byte = Some(ctx.started.elapsed());
-    if ctx.wants_timing {
-        response.insert_header("server-timing", ctx.server_timing())?;
-    }
-    Ok(())
-}
-
 fn failed(ctx: &mut RequestCtx, error: EdgeError) -> Box<Error> {
     let text = error.to_string();
     ctx.error = Some(error);
@@ -554,47 +478,6 @@ fn is_gone(error: &Error) -> bool {
             | ErrorType::WriteTimedout
             | ErrorType::ReadTimedout
     )
-}
-
-fn is_grpc(request: &RequestHeader) -> bool {
-    let content_type = request.headers.get(http::header::CONTENT_TYPE).map(http::HeaderValue::as_bytes);
-    content_type.is_some_and(|value| value.starts_with(b"application/grpc"))
-}
-
-fn wants_page(request: &RequestHeader) -> bool {
-    let header = |name: &str| request.headers.get(name).map(http::HeaderValue::as_bytes).unwrap_or_default();
-    let mode = header("sec-fetch-mode");
-    matches!(request.method, http::Method::GET | http::Method::HEAD)
-        && header("accept").windows(9).any(|part| part.eq_ignore_ascii_case(b"text/html"))
-        && (mode.is_empty() || mode == b"navigate")
-}
-
-/// The authority of an HTTP/2 request: `:authority`, or `Host`, or both if they agree (RFC 9113 §8.3.1).
-fn h2_host(request: &RequestHeader) -> Result<&str, EdgeError> {
-    let malformed = |why: &str| EdgeError::BadRequest(why.to_owned());
-    let mut hosts = request.headers.get_all(http::header::HOST).iter();
-    let host = match (hosts.next(), hosts.next()) {
-        (None, _) => None,
-        (Some(host), None) => Some(host.to_str().map_err(|_| malformed("the Host header is malformed"))?),
-        (Some(_), Some(_)) => return Err(malformed("there is more than one Host header")),
-    };
-    match (request.uri.authority().map(http::uri::Authority::as_str), host) {
-        (Some(authority), Some(host)) if !authority.eq_ignore_ascii_case(host) => {
-            Err(malformed("its authority and its Host header differ"))
-        }
-        (Some(authority), _) => Ok(authority),
-        (None, Some(host)) => Ok(host),
-        (None, None) => Err(malformed("it names no host")),
-    }
-}
-
-fn host_of(request: &RequestHeader) -> &str {
-    let host = request.headers.get(http::header::HOST).and_then(|value| value.to_str().ok());
-    host.or_else(|| request.uri.authority().map(http::uri::Authority::as_str)).unwrap_or_default()
-}
-
-fn port_of(host: &str) -> Option<u16> {
-    host.rsplit_once(':').and_then(|(_, port)| port.parse().ok())
 }
 
 /// An error with its causes, for the log.

@@ -16,7 +16,7 @@ use std::{
 };
 
 use async_trait::async_trait;
-use bytes::{Buf, BytesMut};
+use bytes::{Buf, Bytes, BytesMut};
 use pingora::{
     http::ResponseHeader,
     protocols::{
@@ -24,42 +24,18 @@ use pingora::{
         TimingDigest, UniqueID, raw_connect::ProxyDigest,
     },
 };
-use tokio::{
-    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf},
-    net::TcpStream,
-};
-use tokio_rustls::server::TlsStream;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 
-use super::{chunks::Chunks, head::Framing};
+use super::{chunks::Chunks, head::Framing, transport::Transport};
 use crate::ledger::Conn;
 
+/// The largest beginning of an answer that is kept for the rest.
+const ANSWER_HEAD_BYTES: usize = 4 * 1024;
 /// How much of a pipelined request is taken in while its predecessor is answered.
 const READ_AHEAD_BYTES: usize = 4 * 1024;
 
 /// How long a client whose request was cut short may take to read why.
 pub(super) const FAREWELL: Duration = Duration::from_secs(2);
-
-/// What carries the bytes.
-pub(crate) enum Transport {
-    Plain(TcpStream),
-    Tls(Box<TlsStream<TcpStream>>),
-}
-
-impl Transport {
-    fn tcp(&self) -> &TcpStream {
-        match self {
-            Self::Plain(tcp) => tcp,
-            Self::Tls(tls) => tls.get_ref().0,
-        }
-    }
-
-    fn poll_read(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        match self {
-            Self::Plain(tcp) => Pin::new(tcp).poll_read(cx, buf),
-            Self::Tls(tls) => Pin::new(tls).poll_read(cx, buf),
-        }
-    }
-}
 
 /// How many bytes the reader may still be given.
 enum Limit {
@@ -79,14 +55,34 @@ pub(crate) struct Tracked {
     /// Read from the socket, not yet given to the reader.
     ahead: BytesMut,
     limit: Limit,
+    answer: AnswerHead,
     h2: bool,
+}
+
+/// The first bytes of an answer wait for the next ones, or for a flush, and leave together with them:
+/// head and body of a small answer are one packet and one system call.
+enum AnswerHead {
+    /// Nothing has been written yet.
+    Awaited,
+    /// Written by the server, not yet to the socket.
+    Kept(Bytes),
+    /// Gone; everything is written through.
+    Sent,
 }
 
 impl Tracked {
     pub(crate) fn new(transport: Transport, conn: Arc<Conn>) -> io::Result<Self> {
         let header = ResponseHeader::build(200, Some(0)).map_err(io::Error::other)?;
         let digest = Arc::new(ProxyDigest::new(Box::new(header), Some(Box::new(conn.clone()))));
-        Ok(Self { transport, conn, digest, ahead: BytesMut::new(), limit: Limit::Open, h2: false })
+        Ok(Self {
+            transport,
+            conn,
+            digest,
+            ahead: BytesMut::new(),
+            limit: Limit::Open,
+            answer: AnswerHead::Sent,
+            h2: false,
+        })
     }
 
     pub(crate) const fn conn(&self) -> &Arc<Conn> {
@@ -110,6 +106,7 @@ impl Tracked {
             Framing::Chunked => Limit::Chunked { head: head_bytes, body: Chunks::default() },
             Framing::Upgrade => Limit::Open,
         };
+        self.answer = AnswerHead::Awaited;
     }
 
     /// Waits for more bytes and keeps them; 0 when the client has ended.
@@ -184,6 +181,63 @@ impl Tracked {
         }
     }
 
+    fn poll_write_slices(
+        &mut self,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let length: usize = slices.iter().map(|slice| slice.len()).sum();
+        match &mut self.answer {
+            AnswerHead::Awaited if length <= ANSWER_HEAD_BYTES => {
+                let mut head = BytesMut::with_capacity(length);
+                slices.iter().for_each(|slice| head.extend_from_slice(slice));
+                self.answer = AnswerHead::Kept(head.freeze());
+                return Poll::Ready(Ok(length));
+            }
+            AnswerHead::Kept(head) => {
+                let together: Vec<io::IoSlice<'_>> =
+                    std::iter::once(io::IoSlice::new(head)).chain(slices.iter().copied()).collect();
+                let written = std::task::ready!(self.transport.poll_write_vectored(cx, &together))?;
+                self.conn.note_sent(written);
+                if written < head.len() {
+                    head.advance(written);
+                    // Of the bytes at hand nothing was taken: go on with the head alone.
+                    std::task::ready!(self.poll_send_head(cx))?;
+                    return self.poll_write_slices(cx, slices);
+                }
+                let written = written - head.len();
+                self.answer = AnswerHead::Sent;
+                // Nothing written is an end, which this is not.
+                return if written > 0 || length == 0 {
+                    Poll::Ready(Ok(written))
+                } else {
+                    self.poll_write_slices(cx, slices)
+                };
+            }
+            AnswerHead::Awaited | AnswerHead::Sent => self.answer = AnswerHead::Sent,
+        }
+        let written = std::task::ready!(self.transport.poll_write_vectored(cx, slices))?;
+        self.conn.note_sent(written);
+        Poll::Ready(Ok(written))
+    }
+
+    /// Writes what is kept of an answer's beginning.
+    fn poll_send_head(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while let AnswerHead::Kept(head) = &mut self.answer {
+            let written =
+                std::task::ready!(self.transport.poll_write_vectored(cx, &[io::IoSlice::new(head)]))?;
+            if written == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            self.conn.note_sent(written);
+            head.advance(written);
+            if head.is_empty() {
+                self.answer = AnswerHead::Sent;
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+
     /// The reader waits for the client to leave: what comes instead is kept for the next request.
     fn poll_idle(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         loop {
@@ -256,13 +310,7 @@ impl AsyncRead for Tracked {
 
 impl AsyncWrite for Tracked {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        let this = self.get_mut();
-        let written = std::task::ready!(match &mut this.transport {
-            Transport::Plain(tcp) => Pin::new(tcp).poll_write(cx, bytes),
-            Transport::Tls(tls) => Pin::new(tls).poll_write(cx, bytes),
-        })?;
-        this.conn.note_sent(written);
-        Poll::Ready(Ok(written))
+        self.get_mut().poll_write_slices(cx, &[io::IoSlice::new(bytes)])
     }
 
     fn poll_write_vectored(
@@ -270,34 +318,23 @@ impl AsyncWrite for Tracked {
         cx: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let this = self.get_mut();
-        let written = std::task::ready!(match &mut this.transport {
-            Transport::Plain(tcp) => Pin::new(tcp).poll_write_vectored(cx, slices),
-            Transport::Tls(tls) => Pin::new(tls).poll_write_vectored(cx, slices),
-        })?;
-        this.conn.note_sent(written);
-        Poll::Ready(Ok(written))
+        self.get_mut().poll_write_slices(cx, slices)
     }
 
     fn is_write_vectored(&self) -> bool {
-        match &self.transport {
-            Transport::Plain(tcp) => tcp.is_write_vectored(),
-            Transport::Tls(tls) => tls.is_write_vectored(),
-        }
+        true
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match &mut self.get_mut().transport {
-            Transport::Plain(tcp) => Pin::new(tcp).poll_flush(cx),
-            Transport::Tls(tls) => Pin::new(tls).poll_flush(cx),
-        }
+        let this = self.get_mut();
+        std::task::ready!(this.poll_send_head(cx))?;
+        this.transport.poll_flush(cx)
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match &mut self.get_mut().transport {
-            Transport::Plain(tcp) => Pin::new(tcp).poll_shutdown(cx),
-            Transport::Tls(tls) => Pin::new(tls).poll_shutdown(cx),
-        }
+        let this = self.get_mut();
+        std::task::ready!(this.poll_send_head(cx))?;
+        this.transport.poll_shutdown(cx)
     }
 }
 
@@ -366,87 +403,4 @@ pub(crate) fn conn_of(digest: Option<&pingora::protocols::Digest>) -> Option<Arc
 }
 
 #[cfg(test)]
-mod tests {
-    use tokio::net::TcpListener;
-
-    use super::*;
-    use crate::{
-        clock::Clock,
-        ledger::{Accepted, Ledger},
-    };
-
-    async fn pair() -> (TcpStream, Tracked) {
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-        let client =
-            TcpStream::connect(listener.local_addr().expect("its address")).await.expect("connected");
-        let (tcp, peer) = listener.accept().await.expect("accepted");
-        let ledger = Ledger::new(Clock::start());
-        let fd = tcp.as_raw_fd();
-        let conn = ledger.enter(Accepted { peer, local: peer, fd, tls: false, tls_name: None });
-        (client, Tracked::new(Transport::Plain(tcp), conn).expect("tracked"))
-    }
-
-    async fn pending(tracked: &mut Tracked) -> bool {
-        let mut byte = [0];
-        tokio::time::timeout(Duration::from_millis(50), tracked.read(&mut byte)).await.is_err()
-    }
-
-    #[tokio::test]
-    async fn a_reader_never_gets_a_byte_of_the_next_request() {
-        const NEXT: &[u8] = b"GET /next HTTP/1.1\r\n";
-        let chunked = b"HEAD3\r\nabc\r\n0\r\n\r\n";
-        for (request, framing) in [(&b"HEADbody"[..], Framing::Length(4)), (&chunked[..], Framing::Chunked)] {
-            // However much of it was read ahead, the head at least, when the reader came.
-            for ahead in 4..=request.len() + NEXT.len() {
-                let (mut client, mut tracked) = pair().await;
-                let all = [request, NEXT].concat();
-                client.write_all(&all[..ahead]).await.expect("sent");
-                while tracked.ahead().len() < ahead {
-                    tracked.fill().await.expect("read");
-                }
-                client.write_all(&all[ahead..]).await.expect("sent");
-                tracked.admit_request(4, framing);
-                let mut seen = vec![0; request.len()];
-                tracked.read_exact(&mut seen).await.expect("the whole request");
-                assert_eq!(seen, request, "{ahead} bytes ahead");
-                assert!(pending(&mut tracked).await, "{ahead} bytes ahead");
-                assert_eq!(tracked.ahead(), NEXT, "{ahead} bytes ahead");
-            }
-        }
-    }
-
-    #[tokio::test]
-    async fn a_client_that_leaves_while_it_is_answered_is_noticed() {
-        let (client, mut tracked) = pair().await;
-        tracked.admit_request(0, Framing::Length(0));
-        assert!(pending(&mut tracked).await);
-        drop(client);
-        let mut byte = [0];
-        assert_eq!(tracked.read(&mut byte).await.expect("an end"), 0);
-    }
-
-    #[tokio::test]
-    async fn whoever_reads_ahead_is_stopped_at_a_bound() {
-        let (mut client, mut tracked) = pair().await;
-        tracked.admit_request(0, Framing::Length(0));
-        let flood = tokio::spawn(async move { client.write_all(&vec![b'x'; 64 << 20]).await });
-        assert!(pending(&mut tracked).await);
-        assert!(tracked.ahead().len() < READ_AHEAD_BYTES + 1024);
-        drop(tracked);
-        assert!(flood.await.expect("no panic").is_err(), "the rest was never taken");
-    }
-
-    #[tokio::test]
-    async fn a_kill_wakes_whoever_reads() {
-        let (_client, mut tracked) = pair().await;
-        let conn = tracked.conn().clone();
-        let reading = tokio::spawn(async move {
-            let mut byte = [0];
-            tracked.read(&mut byte).await
-        });
-        tokio::task::yield_now().await;
-        conn.close();
-        let ended = tokio::time::timeout(Duration::from_secs(5), reading).await.expect("at once");
-        assert_eq!(ended.expect("no panic").expect("an end"), 0);
-    }
-}
+mod tests;
