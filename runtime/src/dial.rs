@@ -1,8 +1,8 @@
 //! From a target to a connection, waiting until something listens.
 //!
-//! Nothing tells when a port opens, so it is tried, after pauses that grow from [`FIRST_PAUSE`] to
-//! [`LONGEST_PAUSE`]: a server that starts is reached within 20 ms of its listen, and one that takes
-//! long costs fifty attempts a second.
+//! A dial tries at once, and again whenever a port has been opened or a service has changed: a server
+//! that starts is reached within milliseconds of its listen, and a thousand dials that wait for it
+//! cost hardly more than one.
 
 use std::{
     io,
@@ -22,8 +22,8 @@ use crate::{
     state::Runtime,
 };
 
-const FIRST_PAUSE: Duration = Duration::from_millis(1);
-const LONGEST_PAUSE: Duration = Duration::from_millis(20);
+/// How often a dial tries although nothing has changed that we know of.
+const RETRY: Duration = Duration::from_millis(250);
 /// An attempt may take so long even if the caller would not wait at all: a connection within a
 /// machine takes microseconds, but the machine may be busy.
 const SHORTEST_ATTEMPT: Duration = Duration::from_millis(200);
@@ -41,8 +41,9 @@ pub(crate) enum Reached {
 pub(crate) async fn reach(runtime: &Runtime, target: Target, wait: Duration) -> Result<Reached, DialRefusal> {
     let deadline = Instant::now() + wait;
     let attempts_end = deadline.max(Instant::now() + SHORTEST_ATTEMPT);
-    let mut pause = FIRST_PAUSE;
+    let (mut ports, mut services) = (None, None);
     let mut wanted = false;
+    let mut knowledge = Knowledge::None;
     loop {
         if runtime.is_ending() {
             return Err(refusal(RefusalCode::ShuttingDown, "the sprite is shutting down".into(), None));
@@ -52,8 +53,11 @@ pub(crate) async fn reach(runtime: &Runtime, target: Target, wait: Duration) -> 
             Target::Port(port) => Goal::Port(port),
             Target::Web => web_goal(runtime)?,
         };
+        if knowledge == Knowledge::None && matches!(goal, Goal::Any) {
+            runtime.ports.refresh();
+        }
         for port in goal.ports(runtime) {
-            match timeout_at(attempts_end, connect(runtime, port)).await {
+            match timeout_at(attempts_end, connect(runtime, port, knowledge)).await {
                 Ok(Ok(stream)) => return Ok(Reached::Program(stream, port)),
                 Ok(Err(error)) if out_of_descriptors(&error) => {
                     let message = "the sprite has too many connections open".into();
@@ -68,12 +72,24 @@ pub(crate) async fn reach(runtime: &Runtime, target: Target, wait: Duration) -> 
         {
             runtime.services.tell(Ask::Want { name: name.clone() }).await;
         }
-        let next = Instant::now() + pause;
-        if next > deadline {
+        let now = Instant::now();
+        if now >= deadline {
             return Err(goal.given_up(runtime, wait));
         }
-        sleep_until(next).await;
-        pause = (pause * 2).min(LONGEST_PAUSE);
+        // Most dials succeed at once and never get here. Those that do try once more now that they
+        // listen for changes, lest one slips between the first attempt and that.
+        let (Some(ports), Some(services)) = (&mut ports, &mut services) else {
+            ports = Some(runtime.ports.wait());
+            services = Some(runtime.services.watch());
+            knowledge = Knowledge::Table;
+            continue;
+        };
+        tokio::select! {
+            () = ports.changed() => {}
+            // Its sender lives as long as the sprite.
+            _ = services.changed() => {}
+            () = sleep_until(deadline.min(now + RETRY)) => {}
+        }
     }
 }
 
@@ -188,23 +204,35 @@ fn refusal(code: RefusalCode, message: String, port: Option<Port>) -> DialRefusa
     DialRefusal { code, message, port, listening: Vec::new() }
 }
 
-/// Connects to whoever listens on `port`: on loopback, else where the kernel's table says.
-async fn connect(runtime: &Runtime, port: Port) -> io::Result<TcpStream> {
-    let loopback = [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)];
+/// What an attempt to connect can rely on.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Knowledge {
+    /// Nothing: it finds out by connecting, which is the fastest way if somebody listens.
+    None,
+    /// The table of ports, which is kept fresh while somebody waits: thousands that wait need not
+    /// knock where nobody is.
+    Table,
+}
+
+/// Connects to whoever listens on `port`.
+async fn connect(runtime: &Runtime, port: Port, knowledge: Knowledge) -> io::Result<TcpStream> {
+    const V4: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+    const V6: IpAddr = IpAddr::V6(Ipv6Addr::LOCALHOST);
+    let addresses = match knowledge {
+        Knowledge::None => vec![V4, V6],
+        Knowledge::Table => {
+            let listed = runtime.ports.addresses(port);
+            let any = listed.iter().any(|address| address.is_unspecified());
+            let loopback = [V4, V6].into_iter().filter(|address| any || listed.contains(address));
+            let usual = |address: &IpAddr| address.is_unspecified() || *address == V4 || *address == V6;
+            loopback.chain(listed.iter().copied().filter(|address| !usual(address))).collect()
+        }
+    };
     let mut last = io::Error::from(io::ErrorKind::ConnectionRefused);
-    for address in loopback {
+    for address in addresses {
         match connect_to(address, port).await {
             Ok(stream) => return Ok(stream),
             Err(error) if out_of_descriptors(&error) => return Err(error),
-            Err(error) => last = error,
-        }
-    }
-    for address in runtime.ports.addresses(port) {
-        if address.is_unspecified() || loopback.contains(&address) {
-            continue;
-        }
-        match connect_to(address, port).await {
-            Ok(stream) => return Ok(stream),
             Err(error) => last = error,
         }
     }

@@ -95,15 +95,20 @@ async fn run(listen_fd: i32, home: PathBuf) -> anyhow::Result<()> {
     let is_first = std::process::id() == 1;
     info!(version = env!("CARGO_PKG_VERSION"), is_first, "Runtime is up");
 
-    // These four run as long as the sprite; when one can't go on, neither can the sprite.
+    // These run as long as the sprite; when one can't go on, neither can the sprite.
     let serving = tokio::spawn(serve::run(listener, Arc::clone(&runtime), Arc::clone(&shutdown)));
     let supervising = tokio::spawn(actor.run());
     let reaping = tokio::spawn(reaper.clone().run());
+    let looking = tokio::spawn({
+        let runtime = Arc::clone(&runtime);
+        async move { runtime.ports.look().await }
+    });
     let grace = tokio::select! {
         grace = shutdown.asked() => grace,
         _ = terminate.recv() => services::DEFAULT_GRACE,
         _ = interrupt.recv() => services::DEFAULT_GRACE,
         lost = serving => { error!(?lost, "The host can't be served any more"); services::DEFAULT_GRACE }
+        lost = looking => { error!(?lost, "Ports can't be watched any more"); services::DEFAULT_GRACE }
         lost = supervising => { error!(?lost, "Services can't be supervised any more"); services::DEFAULT_GRACE }
         lost = reaping => { error!(?lost, "Processes can't be collected any more"); services::DEFAULT_GRACE }
     };

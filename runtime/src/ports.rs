@@ -1,22 +1,35 @@
 //! Which TCP ports are listened on, by whom, and in what order they were opened.
 //!
-//! The kernel tells nobody when a port is opened, so the table is read: while a control stream is
-//! open, every [`POLL`], and whenever a dial needs to know. Nothing is read while nobody cares.
+//! The kernel tells nobody when a port is opened, so the table is read: every [`POLL`] while a control
+//! stream is open, and up to a thousand times a second while dials wait, by one task for all of them.
+//! Nothing is read while nobody cares.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs::{self, File},
     io::{self, BufReader},
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
-    sync::{Mutex, PoisonError},
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 
 use ids::Port;
 use runtime_api::ListeningPort;
+use tokio::{
+    sync::{Notify, watch},
+    time::timeout,
+};
 
 /// How long a new port may go unnoticed. A dial does not wait for it: it tries the port itself.
 pub(crate) const POLL: Duration = Duration::from_millis(150);
+
+/// Between two looks while a dial waits: this at first, so that what starts quickly is reached quickly,
+const FIRST_PAUSE: Duration = Duration::from_millis(1);
+/// and this in the end, so that what starts slowly is not slowed down.
+const LONGEST_PAUSE: Duration = Duration::from_millis(20);
 
 /// Ports whose protocol is known not to be HTTP: ssh, smtp, dns, pop3, imap, ldap, databases, caches,
 /// brokers. [`Ports::first_http`] passes over them.
@@ -40,6 +53,34 @@ pub(crate) struct Listener {
 #[derive(Debug, Default)]
 pub(crate) struct Ports {
     known: Mutex<Known>,
+    /// Changes when a port is opened or closed.
+    changes: watch::Sender<u64>,
+    /// How many want to hear of changes soon.
+    waiting: AtomicUsize,
+    /// Somebody new does.
+    wanted: Notify,
+}
+
+/// Somebody who wants to hear of changes soon, until it is dropped.
+#[derive(Debug)]
+pub(crate) struct Waiting<'a> {
+    ports: &'a Ports,
+    changes: watch::Receiver<u64>,
+}
+
+impl Waiting<'_> {
+    /// Resolves when a port has been opened or closed since the last call, or since
+    /// [`Ports::wait`]. Cancel safe.
+    pub(crate) async fn changed(&mut self) {
+        // Its sender lives as long as we do.
+        let _open = self.changes.changed().await;
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.ports.waiting.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 #[derive(Debug, Default)]
@@ -56,12 +97,37 @@ struct Details {
 }
 
 impl Ports {
+    /// Begins to wait for changes: none that happens from now on is missed.
+    pub(crate) fn wait(&self) -> Waiting<'_> {
+        self.waiting.fetch_add(1, Ordering::Relaxed);
+        self.wanted.notify_one();
+        Waiting { ports: self, changes: self.changes.subscribe() }
+    }
+
+    /// Looks for those who wait, for ever.
+    pub(crate) async fn look(&self) {
+        loop {
+            self.wanted.notified().await;
+            let mut pause = FIRST_PAUSE;
+            while self.waiting.load(Ordering::Relaxed) > 0 {
+                // A newcomer may wait for something quick.
+                pause = match timeout(pause, self.wanted.notified()).await {
+                    Ok(()) => FIRST_PAUSE,
+                    Err(_) => (pause * 2).min(LONGEST_PAUSE),
+                };
+                self.refresh();
+            }
+        }
+    }
+
     /// Reads the kernel's table, and returns all who listen now, in the order of their opening (as
     /// far as it was seen).
     pub(crate) fn refresh(&self) -> Vec<(Listener, Option<u32>)> {
         let now = read_tables();
-        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        known.update(&now);
+        let mut known = self.lock();
+        if known.update(&now) {
+            self.changes.send_modify(|number| *number += 1);
+        }
         let mut all: Vec<_> = known.listeners.iter().collect();
         all.sort_by_key(|(_, details)| details.order);
         all.into_iter().map(|(listener, details)| (*listener, details.pid)).collect()
@@ -73,32 +139,42 @@ impl Ports {
         ports.into_iter().collect()
     }
 
-    /// Of the ports that are listened on now and may speak HTTP, the one that was opened first.
+    /// Of the ports that were listened on at the last look and may speak HTTP, the first to be opened.
     pub(crate) fn first_http(&self) -> Option<Port> {
-        let all = self.refresh();
-        all.into_iter().map(|(listener, _)| listener.port).find(|port| !NOT_HTTP.contains(&port.get()))
+        let known = self.lock();
+        let http = known.listeners.iter().filter(|(listener, _)| !NOT_HTTP.contains(&listener.port.get()));
+        http.min_by_key(|(_, details)| details.order).map(|(listener, _)| listener.port)
     }
 
-    /// Addresses at which `port` is listened on now.
+    /// Addresses at which `port` was listened on at the last look.
     pub(crate) fn addresses(&self, port: Port) -> Vec<IpAddr> {
-        let all = self.refresh();
-        all.into_iter()
-            .filter(|(listener, _)| listener.port == port)
-            .map(|(listener, _)| listener.address)
+        let known = self.lock();
+        known
+            .listeners
+            .keys()
+            .filter(|listener| listener.port == port)
+            .map(|listener| listener.address)
             .collect()
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Known {
-    fn update(&mut self, now: &BTreeMap<Listener, u64>) {
+    /// Takes what is now; `true` if that is something new.
+    fn update(&mut self, now: &BTreeMap<Listener, u64>) -> bool {
+        let before = self.listeners.len();
         self.listeners.retain(|listener, _| now.contains_key(listener));
+        let closed = self.listeners.len() < before;
         let new: BTreeMap<u64, Listener> = now
             .iter()
             .filter(|(listener, _)| !self.listeners.contains_key(listener))
             .map(|(listener, inode)| (*inode, *listener))
             .collect();
         if new.is_empty() {
-            return;
+            return closed;
         }
         let owners = owners_of(&new.keys().copied().collect());
         // Of two that were opened between two looks, the one with the smaller inode was made first.
@@ -107,6 +183,7 @@ impl Known {
             let details = Details { order: self.opened, pid: owners.get(&inode).copied() };
             self.listeners.insert(listener, details);
         }
+        true
     }
 }
 
@@ -228,5 +305,6 @@ mod tests {
         assert_eq!(ports.addresses(port), [IpAddr::V4(Ipv4Addr::LOCALHOST)]);
         drop(socket);
         assert!(!ports.listening().contains(&port));
+        assert!(ports.addresses(port).is_empty());
     }
 }

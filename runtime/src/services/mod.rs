@@ -133,6 +133,13 @@ impl Services {
         Arc::clone(&self.views.borrow())
     }
 
+    /// Changes of [`views`](Self::views) from now on.
+    pub(crate) fn watch(&self) -> watch::Receiver<Views> {
+        let mut views = self.views.clone();
+        views.mark_unchanged();
+        views
+    }
+
     /// The log file of a service.
     pub(crate) fn log_path(&self, name: &ServiceName) -> PathBuf {
         log::path_of(&self.logs, name)

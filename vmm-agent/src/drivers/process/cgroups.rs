@@ -133,6 +133,17 @@ impl Cgroups {
         &self.missing
     }
 
+    /// The cgroups that [`make`](Self::make) makes at most, there or not: an agent that was killed
+    /// before it had written anything down may have left them.
+    pub(super) fn of(&self, id: SpriteId) -> SpriteCgroups {
+        let parents = self.freeze.iter().map(|(_, parent)| parent);
+        let parents = parents.chain(self.limits.iter().map(|(_, _, parent)| parent));
+        SpriteCgroups {
+            dirs: parents.map(|parent| parent.join(id.to_string())).collect(),
+            ..SpriteCgroups::default()
+        }
+    }
+
     /// Makes a sprite's cgroups and sets its limits. Those of an earlier run are used again.
     pub(super) fn make(&self, id: SpriteId, settings: &Settings) -> io::Result<SpriteCgroups> {
         let mut made = SpriteCgroups::default();

@@ -152,12 +152,8 @@ impl Host {
         if self.running.contains_key(&id) {
             return Err(DriverError::AlreadyRunning { verb, id });
         }
-        if let Some(record) = Record::read(&files).map_err(failed("read its record"))? {
-            let cgroups = record.cgroups.clone();
-            if record.find(&files).map_err(failed("look for its process"))?.is_some() {
-                return Err(DriverError::AlreadyRunning { verb, id });
-            }
-            clean(&files, &cgroups).map_err(failed("remove what its last run left"))?;
+        if self.find(verb, id)?.is_some() {
+            return Err(DriverError::AlreadyRunning { verb, id });
         }
         if !files.disk().try_exists().map_err(failed("look for its disk"))? {
             return Err(failed("find its disk (it is prepared first)")(io::ErrorKind::NotFound.into()));
@@ -177,7 +173,7 @@ impl Host {
                 Ok(())
             }
             Err(error) => {
-                // The first error is the one that tells; a cgroup that stays is used by the next start.
+                // The first error is the one that tells; what stays is removed by the next verb.
                 let _secondary = clean(&files, &cgroups);
                 Err(DriverError::Host { verb, id, step: error.step, source: error.source })
             }
@@ -198,19 +194,9 @@ impl Host {
 
     fn adopt(&self, id: SpriteId) -> Result<Option<Adopted>, DriverError> {
         let failed = |step| host_error(Verb::Adopt, id, step);
-        let files = self.layout.sprite(id);
         if !self.running.contains_key(&id) {
-            let Some(record) = Record::read(&files).map_err(failed("read its record"))? else {
-                return Ok(None);
-            };
-            let cgroups = record.cgroups.clone();
-            match record.find(&files).map_err(failed("look for its process"))? {
-                Some(process) => self.running.insert(id, Arc::new(process)),
-                None => {
-                    clean(&files, &cgroups).map_err(failed("remove what its last run left"))?;
-                    return Ok(None);
-                }
-            };
+            let Some(process) = self.find(Verb::Adopt, id)? else { return Ok(None) };
+            self.running.insert(id, Arc::new(process));
         }
         if self.running(Verb::Adopt, id)?.freezer.begun().map_err(failed("see whether it is frozen"))? {
             self.pause(Verb::Adopt, id)?;
@@ -221,17 +207,26 @@ impl Host {
 
     /// Forgets a sprite whose PID 1 is gone.
     fn forget(&self, verb: Verb, id: SpriteId) -> Result<(), DriverError> {
-        let failed = |step| host_error(verb, id, step);
-        let files = self.layout.sprite(id);
-        let cgroups = match self.running.get(&id) {
-            Some(process) => Some(process.cgroups.clone()),
-            None => Record::read(&files).map_err(failed("read its record"))?.map(|record| record.cgroups),
-        };
-        if let Some(cgroups) = cgroups {
-            clean(&files, &cgroups).map_err(failed("remove what it left"))?;
-        }
+        let left = self.running.get(&id).map(|process| process.cgroups.clone());
+        let left = left.unwrap_or_else(|| self.cgroups.of(id));
+        clean(&self.layout.sprite(id), &left).map_err(host_error(verb, id, "remove what it left"))?;
         self.running.remove(&id);
         Ok(())
+    }
+
+    /// Looks for a sprite that an earlier agent started, and removes what one that has ended left.
+    fn find(&self, verb: Verb, id: SpriteId) -> Result<Option<Process>, DriverError> {
+        let failed = |step| host_error(verb, id, step);
+        let files = self.layout.sprite(id);
+        let mut left = self.cgroups.of(id);
+        if let Some(record) = Record::read(&files).map_err(failed("read its record"))? {
+            left = record.cgroups.clone();
+            if let Some(process) = record.find(&files).map_err(failed("look for its process"))? {
+                return Ok(Some(process));
+            }
+        }
+        clean(&files, &left).map_err(failed("remove what its last run left"))?;
+        Ok(None)
     }
 
     fn remove(&self, id: SpriteId) -> Result<(), DriverError> {

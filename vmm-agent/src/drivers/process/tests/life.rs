@@ -8,7 +8,7 @@ use runtime_api::{Command, DialError, Event, RefusalCode, Target, open_control};
 use tokio::time::{Instant, sleep, timeout};
 
 use super::world::{World, eventually, port, spec};
-use crate::drivers::{Adopted, Driver as _, DriverError, Verb};
+use crate::drivers::{Adopted, Driver as _, DriverError, SpriteSpec, Verb, process::Settings};
 
 /// Counts in a file that the host can read.
 const COUNTER: &str = "i=0; while true; do i=$((i+1)); echo $i > /home/sprite/new && mv /home/sprite/new /home/sprite/count; sleep 0.01; done";
@@ -313,4 +313,84 @@ async fn the_web_service_is_started_for_a_request_unless_a_person_stopped_it() {
     world.configure(id).await;
     assert!(world.request(id, Target::Web, "GET /", "").await.contains("200 OK"));
     world.driver.destroy(id).await.unwrap();
+}
+
+#[tokio::test]
+async fn two_thousand_dials_at_once_all_arrive() {
+    const DIALS: usize = 2000;
+    raise_descriptors();
+    let world = World::new();
+    let (id, _control) = world.sprite(12).await;
+    // It listens half a second after they have come, and never accepts: the kernel's queue is enough.
+    let server = "exec /usr/bin/python3 -c 'import socket, time; time.sleep(0.5); s = socket.socket(); \
+                  s.bind((\"\", 8080)); s.listen(4096); time.sleep(1000)'";
+    world.service(id, "server", server, None).await;
+    let dials = (0..DIALS).map(|_| world.dial(id, Target::Web, 15_000));
+    let connections = futures_util::future::join_all(dials).await;
+    let failed: Vec<_> = connections.iter().filter_map(|one| one.as_ref().err()).take(3).collect();
+    assert!(failed.is_empty(), "{failed:?}");
+    world.driver.destroy(id).await.unwrap();
+}
+
+fn raise_descriptors() {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+    setrlimit(Resource::RLIMIT_NOFILE, hard, hard).unwrap();
+}
+
+/// What the next test kills: an agent that starts, pauses and stops a sprite without end.
+#[test]
+fn agent_to_be_killed() {
+    let Some(state) = std::env::var_os("SPRITES_TEST_VICTIM") else { return };
+    let tokio = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+    tokio.block_on(async {
+        let driver = super::world::driver(Path::new(&state), Settings::default());
+        let spec = spec_of(13);
+        loop {
+            driver.stop(spec.id, Duration::ZERO).await.unwrap();
+            driver.prepare(&spec).await.unwrap();
+            driver.start(&spec, Epoch(1)).await.unwrap();
+            driver.pause(spec.id).await.unwrap();
+            driver.resume(spec.id).await.unwrap();
+        }
+    });
+}
+
+fn spec_of(number: u128) -> SpriteSpec {
+    SpriteSpec { id: SpriteId::from_u128(number), name: "demo".parse().unwrap() }
+}
+
+#[tokio::test]
+async fn an_agent_killed_at_any_moment_loses_no_sprite() {
+    const KILLS: u64 = 60;
+    let mut world = World::new();
+    let spec = spec_of(13);
+    world.driver.prepare(&spec).await.unwrap();
+    let mut found = [0; 3];
+    for kill in 0..KILLS {
+        let mut agent = std::process::Command::new("/proc/self/exe")
+            .args(["drivers::process::tests::life::agent_to_be_killed", "--exact"])
+            .env("SPRITES_TEST_VICTIM", world.state())
+            .stdout(std::process::Stdio::null())
+            .spawn()
+            .unwrap();
+        // Between its first action and its second round, in steps that share no divisor with them.
+        sleep(Duration::from_micros(20_000 + kill * 1_733)).await;
+        agent.kill().unwrap();
+        agent.wait().unwrap();
+        world.replace_agent();
+        let adopted = world.driver.adopt(spec.id).await.unwrap();
+        match adopted {
+            None => found[0] += 1,
+            Some(Adopted::Running) => found[1] += 1,
+            Some(Adopted::Paused) => found[2] += 1,
+        }
+        if adopted.is_some() {
+            world.driver.stop(spec.id, Duration::ZERO).await.unwrap();
+        }
+        assert_eq!(left_on_the_host(&world, spec.id), [""; 0], "after kill {kill}, which left {adopted:?}");
+    }
+    // Otherwise the moments were not well chosen.
+    assert!(found[0] > 0 && found[1] > 0, "{found:?}");
+    world.driver.destroy(spec.id).await.unwrap();
 }

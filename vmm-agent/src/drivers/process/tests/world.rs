@@ -211,7 +211,7 @@ pub(super) fn port(number: u16) -> Target {
     Target::Port(Port::try_from(number).unwrap())
 }
 
-fn driver(state: &Path, settings: Settings) -> ProcessDriver {
+pub(super) fn driver(state: &Path, settings: Settings) -> ProcessDriver {
     ProcessDriver::new(state, Settings { runtime: Some(runtime()), ..settings }).unwrap()
 }
 
