@@ -4,11 +4,12 @@
 //! stream is open, and up to a thousand times a second while dials wait, by one task for all of them.
 //! Nothing is read while nobody cares.
 
+mod table;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fs::{self, File},
-    io::{self, BufReader},
-    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    fs,
+    net::IpAddr,
     sync::{
         Mutex, PoisonError,
         atomic::{AtomicUsize, Ordering},
@@ -37,9 +38,6 @@ const NOT_HTTP: &[u16] = &[
     21, 22, 23, 25, 53, 110, 139, 143, 389, 445, 465, 587, 636, 993, 995, 1433, 1521, 3306, 5432, 5672, 6379,
     9042, 9092, 11211, 27017,
 ];
-/// The state of a listening socket in the kernel's tables.
-const LISTEN: &str = "0A";
-
 /// A socket that listens.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(crate) struct Listener {
@@ -123,7 +121,7 @@ impl Ports {
     /// Reads the kernel's table, and returns all who listen now, in the order of their opening (as
     /// far as it was seen).
     pub(crate) fn refresh(&self) -> Vec<(Listener, Option<u32>)> {
-        let now = read_tables();
+        let now = table::read();
         let mut known = self.lock();
         if known.update(&now) {
             self.changes.send_modify(|number| *number += 1);
@@ -192,58 +190,6 @@ pub(crate) fn to_wire(listener: Listener, pid: Option<u32>) -> ListeningPort {
     ListeningPort { port: listener.port, address: listener.address.to_string(), pid }
 }
 
-/// All listening sockets with their inodes.
-fn read_tables() -> BTreeMap<Listener, u64> {
-    let mut found = BTreeMap::new();
-    for path in ["/proc/net/tcp", "/proc/net/tcp6"] {
-        // A kernel without IPv6 has no second table.
-        if let Ok(file) = File::open(path) {
-            read_table(BufReader::new(file), &mut found);
-        }
-    }
-    found
-}
-
-/// The kernel lists those that listen before those that are connected, so reading stops at the first
-/// other one: the cost does not grow with the number of connections.
-fn read_table(table: impl io::BufRead, found: &mut BTreeMap<Listener, u64>) {
-    for line in table.lines().skip(1) {
-        let Ok(line) = line else { return };
-        // "sl local remote st queues timers retransmits uid timeout inode ..."
-        let mut fields = line.split_ascii_whitespace().skip(1);
-        let (Some(local), Some(state)) = (fields.next(), fields.nth(1)) else { return };
-        if state != LISTEN {
-            return;
-        }
-        let inode = fields.nth(5).and_then(|inode| inode.parse().ok()).unwrap_or(0);
-        if let Some(listener) = parse_local(local) {
-            found.insert(listener, inode);
-        }
-    }
-}
-
-/// "0100007F:1F90": the address in the machine's byte order, word by word; the port in ordinary hex.
-fn parse_local(text: &str) -> Option<Listener> {
-    let (address, port) = text.split_once(':')?;
-    let port = Port::try_from(u16::from_str_radix(port, 16).ok()?).ok()?;
-    let word = |index: usize| {
-        let digits = address.get(index * 8..index * 8 + 8)?;
-        u32::from_str_radix(digits, 16).ok().map(u32::to_ne_bytes)
-    };
-    let address = match address.len() {
-        8 => IpAddr::V4(Ipv4Addr::from(word(0)?)),
-        32 => {
-            let mut octets = [0; 16];
-            for index in 0..4 {
-                octets[index * 4..index * 4 + 4].copy_from_slice(&word(index)?);
-            }
-            IpAddr::V6(Ipv6Addr::from(octets))
-        }
-        _ => return None,
-    };
-    Some(Listener { port, address })
-}
-
 /// Which process has each of these sockets open; one that shares it is as good as another.
 fn owners_of(inodes: &BTreeSet<u64>) -> BTreeMap<u64, u32> {
     let mut found = BTreeMap::new();
@@ -275,34 +221,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_kernels_table_is_understood() {
-        let table = "\
-  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode
-   0: 0100007F:1F90 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 4242 1 0 100 0 0 10 0
-   1: 00000000:0BB8 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 4243 1 0 100 0 0 10 0
-   2: 0100007F:1F90 0100007F:9999 01 00000000:00000000 00:00000000 00000000     0        0 4244 1 0 100 0 0 10 0
-   3: 00000000:0050 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 4245 1 0 100 0 0 10 0
-";
-        let mut found = BTreeMap::new();
-        read_table(table.as_bytes(), &mut found);
-        let summary: Vec<_> =
-            found.iter().map(|(one, inode)| (one.address.to_string(), one.port.get(), *inode)).collect();
-        assert_eq!(summary, [("0.0.0.0".into(), 3000, 4243), ("127.0.0.1".into(), 8080, 4242)]);
-        let v6 = parse_local("00000000000000000000000001000000:0050").unwrap();
-        assert_eq!((v6.address.to_string().as_str(), v6.port.get()), ("::1", 80));
-        for bad in ["", "0100007F", "0100007F:0000", "0100:1F90", "xxxxxxxx:1F90", "0100007F:1F90F"] {
-            assert_eq!(parse_local(bad), None, "{bad:?}");
-        }
-    }
-
-    #[test]
     fn a_port_is_seen_with_its_owner_while_it_is_open() {
         let ports = Ports::default();
         let socket = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let port = Port::try_from(socket.local_addr().unwrap().port()).unwrap();
         let seen = ports.refresh().into_iter().find(|(listener, _)| listener.port == port);
         assert_eq!(seen.and_then(|(_, pid)| pid), Some(std::process::id()));
-        assert_eq!(ports.addresses(port), [IpAddr::V4(Ipv4Addr::LOCALHOST)]);
+        assert_eq!(ports.addresses(port), [IpAddr::from([127, 0, 0, 1])]);
         drop(socket);
         assert!(!ports.listening().contains(&port));
         assert!(ports.addresses(port).is_empty());
