@@ -57,11 +57,15 @@ pub(super) fn runtime() -> PathBuf {
         Path::new(target).join(profile).join("runtime")
     };
     let given = std::env::var_os("SPRITES_RUNTIME").map(PathBuf::from);
-    given
+    // The one that was built last, lest an old one is tested.
+    let newest = [built("release"), built("debug")]
         .into_iter()
-        .chain([built("release"), built("debug")])
-        .find(|path| path.exists())
-        .expect("build the runtime first: RUSTFLAGS='-C target-feature=+crt-static' cargo build -p runtime --target x86_64-unknown-linux-gnu")
+        .filter_map(|path| Some((path.metadata().ok()?.modified().ok()?, path)))
+        .max()
+        .map(|(_, path)| path);
+    given.or(newest).expect(
+        "build the runtime first: RUSTFLAGS='-C target-feature=+crt-static' cargo build -p runtime --target x86_64-unknown-linux-gnu",
+    )
 }
 
 /// A host with an agent's driver on it.
