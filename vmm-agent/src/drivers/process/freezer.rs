@@ -281,9 +281,10 @@ mod tests {
             }
             let tree = Tree::start("cgroup");
             for pid in tree::descendants(tree.pid()).unwrap() {
-                // Those that it forks meanwhile end by themselves.
                 let _ended = fs::write(dir.join("cgroup.procs"), pid.to_string());
             }
+            // By now, those that it forked outside have ended.
+            tree.counts_on();
             tree.is_frozen_and_thawed_by(&freezer(dir.clone()));
             drop(tree);
             let cgroups = SpriteCgroups::of_test(dir);
