@@ -214,10 +214,9 @@ fn websocket(mut request: Request<Incoming>) -> Response<Body> {
     tokio::spawn(async move {
         let Ok(upgraded) = hyper::upgrade::on(&mut request).await else { return };
         let mut socket = WebSocketStream::from_raw_socket(TokioIo::new(upgraded), Role::Server, None).await;
+        // A close is answered by reading on.
         while let Some(Ok(message)) = socket.next().await {
-            if message.is_close()
-                || (message.is_text() || message.is_binary()) && socket.send(message).await.is_err()
-            {
+            if (message.is_text() || message.is_binary()) && socket.send(message).await.is_err() {
                 return;
             }
         }
