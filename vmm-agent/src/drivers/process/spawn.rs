@@ -124,8 +124,10 @@ impl Launcher {
         listener: &OwnedFd,
     ) -> Result<Process, LaunchError> {
         let ids = plan.ids;
-        at("enter the cgroups", cgroups.enter(self.child.id()))?;
         self.tell(&Order::Build(plan), Some(listener.as_raw_fd()))?;
+        // While the launcher opens mounts: to move a process takes the kernel milliseconds. It does not
+        // fork before it is told that its ids are mapped.
+        at("enter the cgroups", cgroups.enter(self.child.id()))?;
         self.map(ids)?;
         let pid = match self.hear()? {
             Report::Forked { pid } => pid,
