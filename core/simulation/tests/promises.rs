@@ -4,6 +4,8 @@
 //! every step; see `check.rs` for what these are. `cargo run -p simulation -- --steps N --seed S` goes on
 //! from here.
 
+use std::time::Duration;
+
 use simulation::{Ending, Report, Scenario, World};
 
 const STEPS: u64 = 500_000;
@@ -93,4 +95,24 @@ fn a_seed_gives_the_same_run_each_time() {
         format!("{:?}", world.finish().unwrap_or_else(|violation| panic!("{violation}")))
     };
     assert_eq!(run(), run());
+}
+
+#[test]
+fn an_hour_of_sleep_and_wake_under_load_fails_no_request() {
+    for mut scenario in [Scenario::calm(), Scenario::calm().stopping(), Scenario::flaky().suspending()] {
+        scenario.line.max_waiting = 10_000;
+        scenario.held_in_all = 10_000;
+        scenario.wakes = lifecycle::WakeLimits { at_once: 8, queued: 100, queued_per_organization: 100 };
+        // An agent may be away for longer than the usual budget.
+        scenario.line.budget = Duration::from_secs(110);
+        scenario.holder.acquire_timeout = Duration::from_secs(111);
+        // Clients of a gateway that is killed have to come again; nobody else notices anything.
+        scenario.faults.gateway_dies = Duration::ZERO;
+        let mut world = World::new(scenario, 1);
+        world.run_until(Duration::from_secs(3_600)).unwrap_or_else(|violation| panic!("{violation}"));
+        let report = world.finish().unwrap_or_else(|violation| panic!("{violation}"));
+        let (served, left) = (report.ended(Ending::Served), report.ended(Ending::Left));
+        assert!(served > 10_000 && report.starts + report.resumes > 1_000, "{report:#?}");
+        assert_eq!(report.requests(), served + left, "{report:#?}");
+    }
 }
