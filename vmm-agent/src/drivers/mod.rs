@@ -179,7 +179,8 @@ pub(crate) trait Driver: Send + Sync + fmt::Debug {
     async fn stop(&self, id: SpriteId, grace: Duration) -> Result<(), DriverError>;
 
     /// Removes the sprite's disk and all else of it, killing it first if it runs; never starts
-    /// anything. Does nothing to a sprite that is not there.
+    /// anything. Does nothing to a sprite that is not there. When this returns the sprite can't be had
+    /// again; its space may be given back a little later, by the next agent if need be.
     ///
     /// # Cancel safety
     /// A dropped future leaves a sprite that can only be destroyed again.

@@ -45,7 +45,6 @@ const COPIED_FROM_ETC: &[&str] = &[
     "bash.bashrc",
     "ca-certificates.conf",
     "debian_version",
-    "fonts",
     "gai.conf",
     "host.conf",
     "inputrc",
@@ -58,22 +57,22 @@ const COPIED_FROM_ETC: &[&str] = &[
     "mime.types",
     "nsswitch.conf",
     "os-release",
-    "perl",
-    "pki/tls/certs",
-    "pki/ca-trust/extracted",
     "profile",
     "protocols",
     "services",
     "shells",
     "skel",
-    "ssl/certs",
     "ssl/openssl.cnf",
-    "terminfo",
     "timezone",
 ];
 
-/// Names in the host's `/etc` that begin so are copied as well: they end in a version.
-const COPIED_FROM_ETC_BY_PREFIX: &[&str] = &["java-", "python"];
+/// Directories of the host's `/etc` that every sprite sees read-only, like `/usr`, because they say
+/// what is in there: links between its programs, its fonts, the authorities of its packages. They hold
+/// hundreds of files, which a new sprite would wait for and a removed one too.
+const SHARED_OF_ETC: &[&str] =
+    &["alternatives", "fonts", "perl", "pki/ca-trust/extracted", "pki/tls/certs", "ssl/certs", "terminfo"];
+/// Likewise, of names that end in a version.
+const SHARED_OF_ETC_BY_PREFIX: &[&str] = &["java-", "python"];
 
 /// Directories of the host that hold its programs, beside `/usr` itself. On most systems they are
 /// links into it, and the disk gets the same links.
@@ -89,8 +88,12 @@ pub(super) fn host_trees() -> Vec<PathBuf> {
 
 /// Those that it sees if it has not made that impossible. Programs run without them.
 pub(super) fn extra_trees() -> Vec<PathBuf> {
-    // Hundreds of links from /usr to /usr: as unchangeable as that, so shared like it, not copied.
-    Some(PathBuf::from("/etc/alternatives")).into_iter().filter(|path| path.is_dir()).collect()
+    let by_name = SHARED_OF_ETC.iter().map(|name| Path::new("/etc").join(name));
+    let versioned = |name: &str| SHARED_OF_ETC_BY_PREFIX.iter().any(|prefix| name.starts_with(prefix));
+    let entries = fs::read_dir("/etc").into_iter().flatten().flatten();
+    let by_prefix =
+        entries.filter(|entry| versioned(&entry.file_name().to_string_lossy())).map(|entry| entry.path());
+    by_name.chain(by_prefix).filter(|path| path.symlink_metadata().is_ok_and(|meta| meta.is_dir())).collect()
 }
 
 /// Makes the disk of a sprite if it has none.
@@ -135,12 +138,6 @@ fn fill(disk: &Path, hostname: &str) -> io::Result<()> {
             fs::create_dir_all(parent)?;
         }
         copy_readable(&Path::new("/etc").join(name), &to)?;
-    }
-    for entry in fs::read_dir("/etc")? {
-        let name = entry?.file_name();
-        if COPIED_FROM_ETC_BY_PREFIX.iter().any(|prefix| name.to_string_lossy().starts_with(prefix)) {
-            copy_readable(&Path::new("/etc").join(&name), &etc.join(&name))?;
-        }
     }
     let write = |name: &str, text: &str| fs::write(etc.join(name), text);
     write(

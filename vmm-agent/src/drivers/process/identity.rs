@@ -66,7 +66,7 @@ impl IdPool {
         Ok(Ids::Range { base })
     }
 
-    /// Forgets the ids of a sprite that has been removed; `base` was read by [`read_base`] before.
+    /// Forgets the ids of a sprite of which nothing is left; `base` was read by [`read_base`] before.
     pub(super) fn give_back(&self, base: u32) {
         if let Mode::Ranges { taken, .. } = &self.mode {
             taken.lock().unwrap_or_else(PoisonError::into_inner).remove(&base);

@@ -69,7 +69,9 @@ impl Layout {
     /// Where a sprite is moved before it is removed, so that a removal that was interrupted can be
     /// told from a sprite.
     pub(super) fn doomed(&self, id: SpriteId) -> PathBuf {
-        self.sprites.join(format!(".removing-{id}"))
+        let free = |n: u32| self.sprites.join(format!(".removing-{id}-{n}"));
+        // There may be one already: a sprite's id is its own for ever, but a prepare can be repeated.
+        (0..).map(free).find(|path| !path.exists()).unwrap_or_default()
     }
 
     /// Removals that were interrupted.

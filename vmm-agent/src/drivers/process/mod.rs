@@ -42,6 +42,7 @@ use dashmap::DashMap;
 use ids::{Epoch, SpriteId};
 use nix::sys::signal::Signal;
 use tokio::time::timeout;
+use tracing::warn;
 
 use self::{
     cgroups::Cgroups,
@@ -50,6 +51,7 @@ use self::{
     launcher::Plan,
     layout::{Layout, SpriteFiles, remove_if_there},
     record::{Process, Record},
+    removal::Remover,
 };
 pub(crate) use self::{probe::Report, settings::Settings};
 use super::{Adopted, Driver, DriverError, SpriteSpec, Verb};
@@ -70,7 +72,8 @@ struct Host {
     settings: Settings,
     runtime: PathBuf,
     cgroups: Cgroups,
-    ids: IdPool,
+    ids: Arc<IdPool>,
+    remover: Remover,
     running: DashMap<SpriteId, Arc<Process>>,
     /// One lock for each sprite that a verb works on; a verb whose caller left still holds it.
     busy: DashMap<SpriteId, Arc<tokio::sync::Mutex<()>>>,
@@ -86,11 +89,24 @@ impl ProcessDriver {
         let layout = Layout::create(state)?;
         let (ids, cgroups) = (probe::ids(&layout, &settings)?, Cgroups::discover());
         sys::adopt_orphans()?;
+        let ids = Arc::new(ids);
+        let remover = Remover::start({
+            let ids = Arc::clone(&ids);
+            move |doomed| remove(&ids, doomed)
+        })?;
         for doomed in layout.all_doomed()? {
-            removal::remove_tree(&doomed)?;
+            remover.remove(doomed);
         }
-        let host =
-            Host { layout, settings, runtime, cgroups, ids, running: DashMap::new(), busy: DashMap::new() };
+        let host = Host {
+            layout,
+            settings,
+            runtime,
+            cgroups,
+            ids,
+            remover,
+            running: DashMap::new(),
+            busy: DashMap::new(),
+        };
         Ok(Self { host: Arc::new(host) })
     }
 
@@ -229,21 +245,29 @@ impl Host {
         Ok(None)
     }
 
+    /// Sets a sprite's directory aside, which is the end of it, and has it removed.
     fn remove(&self, id: SpriteId) -> Result<(), DriverError> {
-        let failed = |step| host_error(Verb::Destroy, id, step);
         let (files, doomed) = (self.layout.sprite(id), self.layout.doomed(id));
-        let base = identity::read_base(&files.ids()).map_err(failed("read its user ids"))?;
-        // Under its other name first: an agent that is killed half way knows that it is no sprite.
-        removal::remove_tree(&doomed).map_err(failed("remove its disk"))?;
         match std::fs::rename(files.root(), &doomed) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-            other => other.map_err(failed("set its directory aside"))?,
-        }
-        removal::remove_tree(&doomed).map_err(failed("remove its disk"))?;
-        if let Some(base) = base {
-            self.ids.give_back(base);
+            Ok(()) => self.remover.remove(doomed),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(host_error(Verb::Destroy, id, "set its directory aside")(error)),
         }
         Ok(())
+    }
+}
+
+/// Removes what is left of a sprite; its ids are free when no file has them any more.
+fn remove(ids: &IdPool, doomed: &Path) {
+    let outcome = identity::read_base(&doomed.join("ids")).and_then(|base| {
+        removal::remove_tree(doomed)?;
+        Ok(base)
+    });
+    match outcome {
+        Ok(Some(base)) => ids.give_back(base),
+        Ok(None) => {}
+        // Tried again by the next agent.
+        Err(error) => warn!(path = %doomed.display(), %error, "Could not remove a destroyed sprite's files"),
     }
 }
 

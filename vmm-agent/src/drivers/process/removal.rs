@@ -1,10 +1,19 @@
 //! Removes a sprite's disk, which may hold anything: links to the host's files, directories that
 //! forbid everything, or a chain of directories deeper than any stack and any limit of descriptors.
+//!
+//! It may also hold millions of files, which takes minutes; so it is done behind everybody's back, by
+//! one thread, which the next agent continues where this one is killed.
 
 use std::{
     fs, io,
     os::fd::{AsFd as _, BorrowedFd},
-    path::Path,
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+        mpsc,
+    },
+    thread::JoinHandle,
 };
 
 use nix::{
@@ -17,6 +26,55 @@ use nix::{
 
 /// Directories below this depth are moved up before they are emptied. Each level holds a descriptor.
 const MAX_DEPTH: usize = 32;
+
+/// Disks that wait to be removed. One more, and a destroy waits: so they can't grow without limit.
+const MAX_WAITING: usize = 4096;
+
+/// Removes trees one after the other. Dropping it leaves what is not removed yet to the next one.
+#[derive(Debug)]
+pub(super) struct Remover {
+    trees: Option<mpsc::SyncSender<PathBuf>>,
+    leaving: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Remover {
+    /// Starts the thread, which calls `remove` with each tree.
+    pub(super) fn start(remove: impl Fn(&Path) + Send + 'static) -> io::Result<Self> {
+        let (trees, receiver) = mpsc::sync_channel::<PathBuf>(MAX_WAITING);
+        let leaving = Arc::new(AtomicBool::new(false));
+        let left = Arc::clone(&leaving);
+        let work = move || {
+            for tree in receiver {
+                if left.load(Ordering::Relaxed) {
+                    break;
+                }
+                remove(&tree);
+            }
+        };
+        let thread = std::thread::Builder::new().name("remover".into()).spawn(work)?;
+        Ok(Self { trees: Some(trees), leaving, thread: Some(thread) })
+    }
+
+    /// Has a tree removed soon.
+    pub(super) fn remove(&self, tree: PathBuf) {
+        if let Some(trees) = &self.trees {
+            // Fails only if the thread has panicked; then the next agent removes it.
+            let _next_time = trees.send(tree);
+        }
+    }
+}
+
+impl Drop for Remover {
+    fn drop(&mut self) {
+        self.leaving.store(true, Ordering::Relaxed);
+        drop(self.trees.take());
+        if let Some(thread) = self.thread.take() {
+            // A panic of the thread has been reported where it happened.
+            let _panicked = thread.join();
+        }
+    }
+}
 
 /// Removes a tree that may not be there. Links are removed, never followed.
 ///

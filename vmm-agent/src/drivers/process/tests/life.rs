@@ -26,7 +26,7 @@ async fn counts_on(world: &World, id: SpriteId) {
 
 /// Processes whose root is the sprite's disk would show it in their mounts.
 fn left_on_the_host(world: &World, id: SpriteId) -> Vec<String> {
-    let mark = id.to_string();
+    let (name, mark) = (id.to_string(), format!("{}/sprites/{id}", world.name()));
     let mut found = Vec::new();
     for entry in fs::read_dir("/proc").unwrap().flatten() {
         let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else {
@@ -38,7 +38,7 @@ fn left_on_the_host(world: &World, id: SpriteId) -> Vec<String> {
         }
     }
     for hierarchy in ["unified", "freezer", "pids", "memory", "cpu", ""] {
-        let dir = Path::new("/sys/fs/cgroup").join(hierarchy).join("sprites").join(&mark);
+        let dir = Path::new("/sys/fs/cgroup").join(hierarchy).join("sprites").join(&name);
         if dir.exists() {
             found.push(format!("cgroup {}", dir.display()));
         }
@@ -129,7 +129,9 @@ async fn a_stop_leaves_the_disk_and_nothing_else() {
     assert_eq!(world.run(id, "cat /home/sprite/kept /data/kept").await, "kept\nkept\n");
     world.driver.destroy(id).await.unwrap();
     assert_eq!(left_on_the_host(&world, id), [""; 0]);
-    assert_eq!(fs::read_dir(world.state().join("sprites")).unwrap().count(), 0);
+    assert!(!world.files(id).exists());
+    eventually("its files are gone", || fs::read_dir(world.state().join("sprites")).unwrap().count() == 0)
+        .await;
     world.driver.destroy(id).await.unwrap();
 }
 

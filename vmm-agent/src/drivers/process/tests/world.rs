@@ -93,6 +93,11 @@ impl World {
         self.state.path()
     }
 
+    /// The last part of the state directory's path, which no other world has.
+    pub(super) fn name(&self) -> String {
+        self.state.path().file_name().unwrap().to_string_lossy().into_owned()
+    }
+
     pub(super) fn files(&self, id: SpriteId) -> PathBuf {
         self.state.path().join("sprites").join(id.to_string())
     }
