@@ -6,7 +6,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use agent_api::{Changed, CreateSprite, PublicState, Sprite, SpriteConfig};
+use agent_api::{Changed, CreateSprite, Organization, PublicState, Sprite, SpriteConfig, UrlSettings};
+use anyhow::Context;
 use dashmap::DashMap;
 use ids::{Epoch, Moment, SpriteId};
 use jiff::Timestamp;
@@ -18,7 +19,10 @@ use crate::{
     api::Failure,
     config::{Config, OnShutdown},
     directory::Directory,
-    drivers::{Driver, SpriteSpec},
+    drivers::{
+        Driver, SpriteSpec,
+        command::{self, configured_id},
+    },
     holders::Holders,
     metrics::Metrics,
     sprite::{self, Begin, Handle, SpriteError},
@@ -58,7 +62,7 @@ impl Agent {
         stored: Stored,
         driver: Arc<dyn Driver>,
     ) -> anyhow::Result<Arc<Self>> {
-        let known: Vec<Sprite> = stored.sprites.clone();
+        let mut known: Vec<Sprite> = stored.sprites.clone();
         let destroying = stored.destroying.clone();
         let agent = Arc::new(Self {
             store,
@@ -79,6 +83,7 @@ impl Agent {
             info!(sprite = %id, "Finished an interrupted destroy");
         }
         agent.remove_orphans(&known).await?;
+        agent.follow_configuration(&mut known).await?;
         for sprite in known {
             let begin = match agent.driver.adopt(sprite.id).await {
                 Ok(Some(adopted)) => {
@@ -87,14 +92,49 @@ impl Agent {
                 }
                 Ok(None) => Begin::Cold,
                 Err(error) => {
-                    warn!(sprite = %sprite.id, error = crate::api::chain(&error), "Could not adopt; stopping it");
-                    agent.driver.stop(sprite.id, agent.config.stop_grace).await?;
+                    // Its next start begins with a stop. One sprite must not keep the others from starting.
+                    warn!(sprite = %sprite.id, error = crate::api::chain(&error), "Could not adopt a sprite");
                     Begin::Cold
                 }
             };
             agent.own(sprite, begin);
         }
         Ok(agent)
+    }
+
+    /// Makes the sprites that the configuration names, and forgets those that it does not name any more.
+    async fn follow_configuration(&self, known: &mut Vec<Sprite>) -> anyhow::Result<()> {
+        let configured: HashSet<SpriteId> = self.config.commands.iter().map(configured_id).collect();
+        let is_stale = |sprite: &Sprite| sprite.driver == command::NAME && !configured.contains(&sprite.id);
+        for sprite in known.extract_if(.., |sprite| is_stale(sprite)) {
+            self.store.remove_sprite(sprite.id).await?;
+            self.directory.remove_sprite(sprite.id);
+            info!(name = %sprite.name, "Forgot a sprite that is not configured any more");
+        }
+        for settings in &self.config.commands {
+            let id = configured_id(settings);
+            if known.iter().any(|sprite| sprite.id == id) {
+                continue;
+            }
+            let organization =
+                tokens::organization(&self.store, &self.directory, &settings.organization).await?;
+            let ask = CreateSprite {
+                name: settings.name.clone(),
+                organization: settings.organization.clone(),
+                url_settings: UrlSettings::default(),
+                labels: Vec::new(),
+                environment: std::collections::BTreeMap::new(),
+                config: None,
+                idle_timeout_ms: None,
+                cold_after_ms: None,
+            };
+            let sprite = self.record(id, command::NAME, organization, ask)?;
+            let saved = self.store.save_sprite(sprite.clone()).await;
+            saved.with_context(|| format!("could not make the configured sprite {}", sprite.name))?;
+            self.directory.put_sprite(&sprite);
+            known.push(sprite);
+        }
+        Ok(())
     }
 
     /// Directories of sprites that the store does not know: a create that was cut short.
@@ -160,34 +200,10 @@ impl Agent {
             return Err(crate::store::StoreError::Stopped.into());
         }
         let organization = tokens::organization(&self.store, &self.directory, &ask.organization).await?;
-        let now = Timestamp::now();
-        let millis = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
-        let timing = SpriteConfig {
-            idle_timeout_ms: ask.idle_timeout_ms.unwrap_or_else(|| millis(self.config.idle_timeout)),
-            cold_after_ms: ask.cold_after_ms.unwrap_or_else(|| millis(self.config.cold_after)),
-        };
-        check_timing(timing)?;
         let mut random = [0u8; 16];
         rand::rng().fill_bytes(&mut random);
-        let sprite = Sprite {
-            id: SpriteId::from_uuid(uuid::Builder::from_random_bytes(random).into_uuid()),
-            name: ask.name,
-            organization: organization.slug,
-            url_suffix: organization.url_suffix,
-            url_settings: ask.url_settings,
-            state: PublicState::Cold,
-            phase: "cold".into(),
-            epoch: Epoch::default(),
-            timing,
-            labels: ask.labels,
-            environment: ask.environment,
-            config: ask.config,
-            driver: self.driver.name().into(),
-            created_at: now,
-            updated_at: now,
-            last_running_at: None,
-            last_warming_at: None,
-        };
+        let id = SpriteId::from_uuid(uuid::Builder::from_random_bytes(random).into_uuid());
+        let sprite = self.record(id, self.driver.name(), organization, ask)?;
         self.store.save_sprite(sprite.clone()).await?;
         if let Err(error) = self.driver.prepare(&Self::spec(&sprite)).await {
             // What can't be undone now is undone at the next start, as an orphan.
@@ -201,6 +217,42 @@ impl Agent {
         self.own(sprite.clone(), Begin::Cold);
         let revision = self.directory.put_sprite(&sprite);
         Ok(Changed { revision, now: sprite })
+    }
+
+    /// A new sprite's record.
+    fn record(
+        &self,
+        id: SpriteId,
+        driver: &str,
+        organization: Organization,
+        ask: CreateSprite,
+    ) -> Result<Sprite, SpriteError> {
+        let now = Timestamp::now();
+        let millis = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+        let timing = SpriteConfig {
+            idle_timeout_ms: ask.idle_timeout_ms.unwrap_or_else(|| millis(self.config.idle_timeout)),
+            cold_after_ms: ask.cold_after_ms.unwrap_or_else(|| millis(self.config.cold_after)),
+        };
+        check_timing(timing)?;
+        Ok(Sprite {
+            id,
+            name: ask.name,
+            organization: organization.slug,
+            url_suffix: organization.url_suffix,
+            url_settings: ask.url_settings,
+            state: PublicState::Cold,
+            phase: "cold".into(),
+            epoch: Epoch::default(),
+            timing,
+            labels: ask.labels,
+            environment: ask.environment,
+            config: ask.config,
+            driver: driver.into(),
+            created_at: now,
+            updated_at: now,
+            last_running_at: None,
+            last_warming_at: None,
+        })
     }
 
     /// Ends every task. With [`OnShutdown::Stop`] the sprites' tasks stop their sprites first.

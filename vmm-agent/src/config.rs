@@ -8,7 +8,7 @@ use std::{
 use lifecycle::WakeLimits;
 use serde::Deserialize;
 
-use crate::drivers::process::Settings as ProcessSettings;
+use crate::drivers::{command::Settings as CommandSettings, process::Settings as ProcessSettings};
 
 /// Sprites' own documented idle window.
 const DEFAULT_IDLE_TIMEOUT: Duration = Duration::from_secs(30);
@@ -57,6 +57,8 @@ struct Raw {
     wakes: RawWakes,
     #[serde(default)]
     process: ProcessSettings,
+    #[serde(default)]
+    command: Vec<CommandSettings>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -119,7 +121,6 @@ pub(crate) enum OnShutdown {
 #[derive(Debug)]
 pub(crate) struct Config {
     pub(crate) state_dir: PathBuf,
-    pub(crate) driver: String,
     pub(crate) url_template: String,
     pub(crate) log_format: telemetry::Format,
     pub(crate) log_filter: String,
@@ -131,6 +132,8 @@ pub(crate) struct Config {
     pub(crate) holder_ttl: Duration,
     pub(crate) wakes: WakeLimits,
     pub(crate) process: ProcessSettings,
+    /// Sprites that commands wake and put to sleep.
+    pub(crate) commands: Vec<CommandSettings>,
 }
 
 impl Config {
@@ -153,6 +156,13 @@ impl Config {
         if !raw.url_template.contains("{label}") {
             return refuse("url_template", "must contain {label}, which stands for name-suffix");
         }
+        let mut names = std::collections::HashSet::new();
+        for command in &raw.command {
+            command.check().map_err(|reason| refusal("command", &reason))?;
+            if !names.insert((&command.organization, &command.name)) {
+                return refuse("command", &format!("has {}/{} twice", command.organization, command.name));
+            }
+        }
         let log_format = raw.log.format.parse().map_err(|reason: String| refusal("log.format", &reason))?;
         let millis = |value: Option<u64>, default: Duration| value.map_or(default, Duration::from_millis);
         let holder_ttl = millis(raw.leases.holder_ttl_ms, DEFAULT_HOLDER_TTL);
@@ -167,7 +177,6 @@ impl Config {
         }
         Ok(Self {
             state_dir: raw.state_dir,
-            driver: raw.driver,
             url_template: raw.url_template,
             log_format,
             log_filter: raw.log.filter,
@@ -186,6 +195,7 @@ impl Config {
                     .unwrap_or((queued / ORGANIZATION_SHARE).max(1)),
             },
             process: raw.process,
+            commands: raw.command,
         })
     }
 
@@ -222,6 +232,13 @@ mod tests {
     fn a_wrong_key_is_named() {
         let error = Config::parse("state_dir = \"x\"\nidel = 3\n", Path::new("a.toml")).unwrap_err();
         assert!(error.to_string().contains("idel"), "{error}");
+        let error = Config::parse(
+            "state_dir = \"x\"\n[[command]]\norganization = \"a\"\nname = \"b\"\nweb = \"nowhere\"\n\
+            start = [\"true\"]\nstop = [\"true\"]\n",
+            Path::new("a.toml"),
+        )
+        .unwrap_err();
+        assert!(error.to_string().contains("host:port"), "{error}");
         let error = Config::parse("state_dir = \"x\"\ndriver = \"xen\"\n", Path::new("a.toml")).unwrap_err();
         assert!(error.to_string().contains("driver") && error.to_string().contains("xen"), "{error}");
     }

@@ -21,7 +21,11 @@ use crate::{
     agent::Agent,
     api,
     config::Config,
-    drivers::{Driver, process::ProcessDriver},
+    drivers::{
+        Driver, DriverSet,
+        command::{CommandDriver, configured_id},
+        process::ProcessDriver,
+    },
     store::Store,
 };
 
@@ -58,12 +62,14 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate()).context("could not listen for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("could not listen for SIGINT")?;
 
-    let (store, stored) = Store::open(&config.state_dir.join("agent.db"), &config.driver)
+    let (store, stored) = Store::open(&config.state_dir.join("agent.db"))
         .context("could not open the store in the state directory")?;
-    let driver: Arc<dyn Driver> = Arc::new(
+    let process: Arc<dyn Driver> = Arc::new(
         ProcessDriver::new(&config.state_dir, config.process.clone())
             .context("could not set up the driver")?,
     );
+    let configured = config.commands.iter().map(|settings| (configured_id(settings), settings.clone()));
+    let driver = Arc::new(DriverSet::new(process, CommandDriver::new(configured.collect())));
     let socket = config.socket();
     let agent = Agent::start(config, store, stored, driver).await?;
 

@@ -36,6 +36,7 @@ CREATE TABLE IF NOT EXISTS sprites (
     id TEXT PRIMARY KEY,
     name TEXT NOT NULL,
     organization TEXT NOT NULL REFERENCES organizations (slug),
+    driver TEXT NOT NULL,
     -- Settings, as JSON: they are read and written whole.
     settings TEXT NOT NULL,
     state TEXT NOT NULL,
@@ -108,14 +109,14 @@ pub(crate) struct Stored {
 
 impl Store {
     /// Opens or makes the database and reads all of it.
-    pub(crate) fn open(path: &Path, driver: &str) -> Result<(Self, Stored), StoreError> {
+    pub(crate) fn open(path: &Path) -> Result<(Self, Stored), StoreError> {
         let mut connection = Connection::open(path)?;
         connection.busy_timeout(BUSY_TIMEOUT)?;
         connection.pragma_update(None, "journal_mode", "WAL")?;
         connection.pragma_update(None, "synchronous", "FULL")?;
         connection.pragma_update(None, "foreign_keys", true)?;
         connection.execute_batch(SCHEMA)?;
-        let stored = read_all(&mut connection, driver)?;
+        let stored = read_all(&mut connection)?;
         let (jobs, mut queue) = mpsc::channel::<Job>(QUEUE);
         // Ends when the last handle is dropped.
         std::thread::Builder::new()
@@ -254,8 +255,8 @@ fn write_sprite(db: &Connection, sprite: &Sprite) -> Result<(), StoreError> {
         serde_json::to_string(&Settings::of(sprite)).map_err(|_| StoreError::Corrupt { what: "settings" })?;
     db.execute(
         "INSERT INTO sprites (id, name, organization, settings, state, epoch, created_at, updated_at,
-                              last_running_at, last_warming_at)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)
+                              last_running_at, last_warming_at, driver)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)
          ON CONFLICT (id) DO UPDATE SET settings = excluded.settings, state = excluded.state,
              epoch = excluded.epoch, updated_at = excluded.updated_at,
              last_running_at = excluded.last_running_at, last_warming_at = excluded.last_warming_at",
@@ -270,6 +271,7 @@ fn write_sprite(db: &Connection, sprite: &Sprite) -> Result<(), StoreError> {
             sprite.updated_at.to_string(),
             sprite.last_running_at.map(|at| at.to_string()),
             sprite.last_warming_at.map(|at| at.to_string()),
+            sprite.driver,
         ],
     )?;
     Ok(())
@@ -305,7 +307,7 @@ fn write_batch(connection: &Connection, first: Job, queue: &mut mpsc::Receiver<J
     }
 }
 
-fn read_all(db: &mut Connection, driver: &str) -> Result<Stored, StoreError> {
+fn read_all(db: &mut Connection) -> Result<Stored, StoreError> {
     let transaction = db.transaction()?;
     transaction.execute(
         "INSERT INTO meta (key, value) VALUES ('boots', 1) ON CONFLICT (key) DO UPDATE SET value = value + 1",
@@ -335,9 +337,9 @@ fn read_all(db: &mut Connection, driver: &str) -> Result<Stored, StoreError> {
         sprites: query(
             &transaction,
             "SELECT s.id, s.name, s.organization, o.url_suffix, s.settings, s.state, s.epoch, s.created_at,
-                    s.updated_at, s.last_running_at, s.last_warming_at
+                    s.updated_at, s.last_running_at, s.last_warming_at, s.driver
              FROM sprites s JOIN organizations o ON o.slug = s.organization WHERE s.destroying = 0",
-            |row| read_sprite(row, driver),
+            read_sprite,
         )?,
         destroying: query(&transaction, "SELECT id FROM sprites WHERE destroying = 1", |row| {
             parsed(row, 0, "sprite id")
@@ -347,7 +349,7 @@ fn read_all(db: &mut Connection, driver: &str) -> Result<Stored, StoreError> {
     Ok(stored)
 }
 
-fn read_sprite(row: &Row<'_>, driver: &str) -> Result<Sprite, StoreError> {
+fn read_sprite(row: &Row<'_>) -> Result<Sprite, StoreError> {
     let settings: String = row.get(4)?;
     let settings: Settings =
         serde_json::from_str(&settings).map_err(|_| StoreError::Corrupt { what: "settings" })?;
@@ -366,7 +368,7 @@ fn read_sprite(row: &Row<'_>, driver: &str) -> Result<Sprite, StoreError> {
         labels: settings.labels,
         environment: settings.environment,
         config: settings.config,
-        driver: driver.to_owned(),
+        driver: row.get(11)?,
         created_at: parsed(row, 7, "created_at")?,
         updated_at: parsed(row, 8, "updated_at")?,
         last_running_at: parsed_optional(row, 9)?,
@@ -450,14 +452,14 @@ mod tests {
     async fn what_was_saved_is_there_after_a_reopen() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("agent.db");
-        let (store, stored) = Store::open(&path, "process").unwrap();
+        let (store, stored) = Store::open(&path).unwrap();
         assert_eq!(stored.boots, 1);
         store.add_organization(organization()).await.unwrap();
         store.save_sprite(sprite(1, "one")).await.unwrap();
         store.save_sprite(sprite(2, "two")).await.unwrap();
         store.mark_destroying(SpriteId::from_u128(2)).await.unwrap();
         drop(store);
-        let (_, stored) = Store::open(&path, "process").unwrap();
+        let (_, stored) = Store::open(&path).unwrap();
         assert_eq!(stored.boots, 2);
         assert_eq!(stored.sprites, vec![sprite(1, "one")]);
         assert_eq!(stored.destroying, vec![SpriteId::from_u128(2)]);
@@ -466,7 +468,7 @@ mod tests {
     #[tokio::test]
     async fn a_name_is_unique_until_its_sprite_is_destroyed() {
         let dir = tempfile::tempdir().unwrap();
-        let (store, _) = Store::open(&dir.path().join("agent.db"), "process").unwrap();
+        let (store, _) = Store::open(&dir.path().join("agent.db")).unwrap();
         store.add_organization(organization()).await.unwrap();
         store.save_sprite(sprite(1, "one")).await.unwrap();
         assert!(matches!(store.save_sprite(sprite(2, "one")).await, Err(StoreError::NameTaken)));

@@ -5,9 +5,9 @@
 //! the connection: when a channel breaks, the agent keeps the holder's leases for the TTL that it
 //! told in [`GrantorMessage::Welcome`], and a holder that comes back in time re-asserts them.
 
-use std::path::PathBuf;
+use std::{collections::BTreeMap, path::PathBuf};
 
-use ids::{Attempt, Epoch, HolderId, SpriteId};
+use ids::{Attempt, Epoch, HolderId, Port, SpriteId};
 use serde::{Deserialize, Serialize};
 
 /// The value of the `Upgrade` header.
@@ -154,5 +154,13 @@ pub enum Endpoint {
     Handoff {
         /// The socket's path.
         path: PathBuf,
+    },
+    /// Addresses of something that has no runtime of ours, each `host:port`.
+    Address {
+        /// Where the URL leads.
+        web: String,
+        /// Where `port--` URLs lead. A port that is not listed leads to the host of `web`.
+        #[serde(default)]
+        ports: BTreeMap<Port, String>,
     },
 }

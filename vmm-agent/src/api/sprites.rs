@@ -12,7 +12,7 @@ use ids::{OrgSlug, SpriteId, SpriteName};
 use serde::Deserialize;
 
 use super::answer::{Body, Failure};
-use crate::{agent::Agent, sprite::Handle};
+use crate::{agent::Agent, drivers::command, sprite::Handle};
 
 #[derive(Deserialize)]
 pub(crate) struct Filter {
@@ -66,6 +66,11 @@ pub(crate) async fn destroy(
     State(agent): State<Arc<Agent>>,
     Path(id): Path<SpriteId>,
 ) -> Result<Json<Changed<Nothing>>, Failure> {
+    if agent.directory.sprite(id).is_some_and(|sprite| sprite.driver == command::NAME) {
+        let message =
+            "this sprite is named in the agent's configuration; remove it there and restart the agent";
+        return Err(Failure::new(StatusCode::CONFLICT, "configured", message));
+    }
     handle(&agent, id)?.destroy().await?;
     Ok(Json(Changed { revision: agent.directory.revision(), now: Nothing {} }))
 }

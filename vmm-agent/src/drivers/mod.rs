@@ -5,13 +5,17 @@
 //! a verb is called is the sprite's task's, which calls at most one verb for one sprite at a time
 //! ([`Driver::exited`] and [`Driver::endpoint`] excepted: they may be called during any other).
 
+pub(crate) mod command;
 pub(crate) mod process;
+mod set;
 
 use std::{fmt, io, time::Duration};
 
 use agent_api::{Capabilities, lease::Endpoint};
 use async_trait::async_trait;
 use ids::{Epoch, SpriteId, SpriteName};
+
+pub(crate) use set::DriverSet;
 
 /// What a driver must know of a sprite.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -130,8 +134,8 @@ pub(crate) trait Driver: Send + Sync + fmt::Debug {
     /// Its name in settings and in a sprite's record.
     fn name(&self) -> &'static str;
 
-    /// What it can do on this host.
-    fn capabilities(&self) -> Capabilities;
+    /// What it can do with this sprite on this host.
+    fn capabilities(&self, id: SpriteId) -> Capabilities;
 
     /// How a gateway reaches the sprite's runtime while it runs. Stable for the sprite's whole life.
     fn endpoint(&self, id: SpriteId) -> Endpoint;

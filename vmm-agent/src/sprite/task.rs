@@ -131,7 +131,7 @@ async fn or_never<F: Future + Unpin>(future: Option<&mut F>) -> F::Output {
 impl Task {
     fn new(agent: Arc<Agent>, sprite: Sprite, begin: Begin) -> Self {
         let now = agent.now();
-        let has = agent.driver.capabilities();
+        let has = agent.driver.capabilities(sprite.id);
         let settings = Settings {
             capabilities: Capabilities { pause: has.pause, suspend: has.suspend },
             timing: timing(&sprite),
@@ -355,7 +355,11 @@ impl Task {
             Effect::Destroy(transition) => self.decided = Some((transition, Call::Destroy)),
             Effect::Grant { epoch, woken_from } => self.grant(epoch, woken_from),
             Effect::Refuse { refusal, retry_after } => self.refuse(&refusal, retry_after),
-            Effect::Revoke(why) => self.revoke(why),
+            Effect::Revoke(why) => {
+                self.revoke(why);
+                // With nobody to wait for, the sleep that was ordered need not wait.
+                return (!self.grantor.is_draining()).then_some(Event::Drained);
+            }
             Effect::Gone => {
                 self.gone = true;
                 if let Err(error) = self.agent.store.remove_sprite(self.sprite.id).await {
@@ -496,7 +500,9 @@ impl Task {
         let state = public(self.machine.public());
         let sinks = !matches!(self.demand(), Demand::Waiting | Demand::Held);
         let sinks_to = match state {
-            PublicState::Running if self.agent.driver.capabilities().pause => Some(PublicState::Warm),
+            PublicState::Running if self.agent.driver.capabilities(self.sprite.id).pause => {
+                Some(PublicState::Warm)
+            }
             PublicState::Running | PublicState::Warm => Some(PublicState::Cold),
             PublicState::Cold => None,
         };

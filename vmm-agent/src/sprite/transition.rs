@@ -98,7 +98,8 @@ async fn start(agent: &Agent, sprite: &Sprite, epoch: Epoch) -> Result<(), CallE
     driver.stop(sprite.id, Duration::ZERO).await?;
     driver.prepare(&spec).await?;
     driver.start(&spec, epoch).await?;
-    let Endpoint::Handoff { path } = driver.endpoint(sprite.id);
+    // Without a runtime of ours there is nobody to tell.
+    let Endpoint::Handoff { path } = driver.endpoint(sprite.id) else { return Ok(()) };
     let configuration = Configuration {
         name: sprite.name.clone(),
         url: agent.url(sprite),

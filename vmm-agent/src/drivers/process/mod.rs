@@ -296,7 +296,7 @@ impl Driver for ProcessDriver {
         "process"
     }
 
-    fn capabilities(&self) -> Capabilities {
+    fn capabilities(&self, _: SpriteId) -> Capabilities {
         Capabilities { pause: true, suspend: false, checkpoint: false }
     }
 

@@ -131,7 +131,9 @@ impl World {
     }
 
     pub(super) fn socket(&self, id: SpriteId) -> PathBuf {
-        let agent_api::lease::Endpoint::Handoff { path } = self.driver.endpoint(id);
+        let agent_api::lease::Endpoint::Handoff { path } = self.driver.endpoint(id) else {
+            unreachable!("this driver hands sockets over")
+        };
         path
     }
 
