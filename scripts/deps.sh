@@ -22,6 +22,7 @@ need curl curl
 need openssl openssl
 if [ "${1:-build}" = test ]; then
     need python3 python3
+    need ip iproute2
     python3 -c 'import ensurepip' 2>/dev/null || missing="$missing python3-venv"
 fi
 [ -z "$missing" ] && exit 0

@@ -61,6 +61,8 @@ pub struct Options {
     pub cold_after: Duration,
     /// How long leases outlive a dead gateway.
     pub holder_ttl: Duration,
+    /// A second address of this machine that the gateway listens on.
+    pub also_listen: Option<String>,
     /// More lines for the agent's configuration.
     pub agent: String,
     /// More lines for the gateway's configuration.
@@ -73,6 +75,7 @@ impl Default for Options {
             idle: Duration::from_millis(500),
             cold_after: Duration::from_secs(3600),
             holder_ttl: Duration::from_secs(2),
+            also_listen: None,
             agent: String::new(),
             gateway: String::new(),
         }
@@ -489,9 +492,11 @@ fn agent_config(dir: &Path, options: &Options) -> anyhow::Result<String> {
 
 fn gateway_config(dir: &Path, options: &Options, http: u16, https: u16, admin: u16) -> String {
     let certs = dir.join("certs");
+    let also =
+        options.also_listen.as_ref().map(|address| format!(", \"{address}:{http}\"")).unwrap_or_default();
     format!(
         "domain = \"sprites.localhost\"\n\
-         [listen]\nhttp = [\"127.0.0.1:{http}\"]\nhttps = [\"127.0.0.1:{https}\"]\nadmin = \"127.0.0.1:{admin}\"\n\
+         [listen]\nhttp = [\"127.0.0.1:{http}\"{also}]\nhttps = [\"127.0.0.1:{https}\"]\nadmin = \"127.0.0.1:{admin}\"\n\
          [public]\nscheme = \"http\"\nport = {http}\n\
          [tls]\ncertificate = {:?}\nkey = {:?}\n\
          [agent]\nsocket = {:?}\n{}\n",

@@ -3,6 +3,8 @@
 
 mod api;
 mod auth;
+mod command;
+mod connections;
 mod crash;
 mod delivery;
 mod framing;
