@@ -9,7 +9,7 @@ use tokio::{
     sync::mpsc,
     time::{MissedTickBehavior, interval, timeout},
 };
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use crate::{
     ports::{POLL, to_wire},
@@ -32,35 +32,36 @@ pub(crate) async fn serve(
 ) -> io::Result<()> {
     let mut newer = runtime.take_control();
     let (reader, writer) = stream.into_split();
-    let mut events = Events { writer, told: HashSet::new() };
+    let mut events = Events { writer: Some(writer), told: HashSet::new() };
     let configured = runtime.configured();
-    events.send(&Event::Hello { version: env!("CARGO_PKG_VERSION").into(), configured }).await?;
+    events.send(&Event::Hello { version: env!("CARGO_PKG_VERSION").into(), configured }).await;
 
     let (sender, mut commands) = mpsc::channel(MAX_WAITING);
     let reading = read_commands(io::Cursor::new(early).chain(reader), sender);
     tokio::pin!(reading);
+    let mut read = None;
     let mut poll = interval(POLL);
     // After a pause of the sprite, one look is enough.
     poll.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tokio::select! {
-            // What was read is carried out even if the host has left since.
-            biased;
-            Some(command) = commands.recv() => match command {
-                Command::Configure(configuration) => {
+            command = commands.recv() => match command {
+                // The host has left, and what it had said before has been carried out.
+                None => return read.unwrap_or(Ok(())),
+                Some(Command::Configure(configuration)) => {
                     info!(sprite = %configuration.name, epoch = %configuration.epoch, "Configured");
                     runtime.configure(configuration).await;
-                    events.send(&Event::Ready).await?;
+                    events.send(&Event::Ready).await;
                 }
-                Command::Shutdown { grace_ms } => shutdown.begin(Duration::from_millis(grace_ms)),
-                Command::Ping => events.send(&Event::Pong).await?,
+                Some(Command::Shutdown { grace_ms }) => shutdown.begin(Duration::from_millis(grace_ms)),
+                Some(Command::Ping) => events.send(&Event::Pong).await,
             },
-            ended = &mut reading => return ended,
+            ended = &mut reading, if read.is_none() => read = Some(ended),
             changed = newer.changed() => {
                 info!("Another control stream took over");
                 return changed.map_err(io::Error::other);
             }
-            _ = poll.tick() => events.tell_ports(runtime).await?,
+            _ = poll.tick() => events.tell_ports(runtime).await,
         }
     }
 }
@@ -84,31 +85,38 @@ async fn read_commands(reader: impl AsyncRead + Unpin, commands: mpsc::Sender<Co
 }
 
 struct Events {
-    writer: OwnedWriteHalf,
+    /// None once the host no longer listens. It may have said something before, which still counts.
+    writer: Option<OwnedWriteHalf>,
     told: HashSet<ListeningPort>,
 }
 
 impl Events {
-    async fn send(&mut self, event: &Event) -> io::Result<()> {
-        let mut line = serde_json::to_vec(event)?;
-        line.push(b'\n');
-        timeout(WRITE_LIMIT, self.writer.write_all(&line)).await.map_err(|_| io::ErrorKind::TimedOut)?
+    async fn send(&mut self, event: &Event) {
+        let Some(writer) = &mut self.writer else { return };
+        let written = async {
+            let mut line = serde_json::to_vec(event)?;
+            line.push(b'\n');
+            timeout(WRITE_LIMIT, writer.write_all(&line)).await.map_err(|_| io::ErrorKind::TimedOut)?
+        };
+        if let Err(error) = written.await {
+            debug!(%error, "The host no longer listens to events");
+            self.writer = None;
+        }
     }
 
     /// Tells what has changed since the last time: first what closed, then what opened, in its order.
-    async fn tell_ports(&mut self, runtime: &Runtime) -> io::Result<()> {
+    async fn tell_ports(&mut self, runtime: &Runtime) {
         let now: Vec<ListeningPort> =
             runtime.ports.refresh().into_iter().map(|(listener, pid)| to_wire(listener, pid)).collect();
         let closed: Vec<ListeningPort> = self.told.iter().filter(|one| !now.contains(one)).cloned().collect();
         for port in closed {
             self.told.remove(&port);
-            self.send(&Event::PortClosed(port)).await?;
+            self.send(&Event::PortClosed(port)).await;
         }
         for port in now {
             if self.told.insert(port.clone()) {
-                self.send(&Event::PortOpened(port)).await?;
+                self.send(&Event::PortOpened(port)).await;
             }
         }
-        Ok(())
     }
 }

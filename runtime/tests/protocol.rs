@@ -112,6 +112,9 @@ impl Sprite {
 
 impl Drop for Sprite {
     fn drop(&mut self) {
+        if self.process.try_wait().unwrap().is_some() {
+            return;
+        }
         let pid = nix::unistd::Pid::from_raw(self.process.id() as i32);
         let _ended_already = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM);
         self.process.wait().unwrap();
@@ -179,6 +182,22 @@ async fn a_newer_control_stream_takes_over() {
     while next(&mut old).await.is_some() {}
     new.send(&ControlCommand::Ping).await.unwrap();
     while next(&mut new).await != Some(Event::Pong) {}
+}
+
+#[tokio::test]
+async fn what_a_host_said_before_it_left_is_done() {
+    let mut sprite = Sprite::start();
+    sprite.configure().await;
+    let mut stream = UnixStream::connect(sprite.socket()).await.unwrap();
+    let said =
+        b"{\"op\":\"control\"}\n{\"command\":\"ping\"}\n{\"command\":\"shutdown\",\"grace_ms\":1000}\n";
+    stream.write_all(said).await.unwrap();
+    drop(stream);
+    let deadline = Instant::now() + LIMIT;
+    while sprite.process.try_wait().unwrap().is_none() {
+        assert!(Instant::now() < deadline, "it did not hear");
+        sleep(Duration::from_millis(5)).await;
+    }
 }
 
 #[tokio::test]
