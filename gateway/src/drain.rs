@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use tokio::{
-    signal::unix::{SignalKind, signal},
+    signal::unix::{Signal, SignalKind, signal},
     sync::watch,
 };
 use tracing::{info, warn};
@@ -16,30 +16,48 @@ const LOOK_EVERY: Duration = Duration::from_millis(20);
 /// How long closed connections may take to be let go of, and leases to be given back.
 const LAST_MOMENTS: Duration = Duration::from_secs(2);
 
-/// Waits until we are asked to end.
-///
-/// # Errors
-/// If signals can't be caught.
-pub(crate) async fn asked() -> std::io::Result<&'static str> {
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    tokio::select! {
-        _ = terminate.recv() => Ok("SIGTERM"),
-        _ = interrupt.recv() => Ok("SIGINT"),
+/// The signals that ask us to end.
+#[derive(Debug)]
+pub(crate) struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    /// # Errors
+    /// If signals can't be caught.
+    pub(crate) fn catch() -> std::io::Result<Self> {
+        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+    }
+
+    /// Waits for the next one.
+    pub(crate) async fn next(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.terminate.recv() => "SIGTERM",
+            _ = self.interrupt.recv() => "SIGINT",
+        }
     }
 }
 
-/// Ends everything in order. Returns when nothing is open any more, at the latest a little after the grace.
-pub(crate) async fn run(edge: &Edge, draining: &watch::Sender<bool>) {
+/// Ends everything in order. Returns when nothing is open any more, at the latest a little after the grace,
+/// which another signal ends.
+pub(crate) async fn run(edge: &Edge, draining: &watch::Sender<bool>, signals: &mut Signals) {
     let grace = edge.settings.timing.drain_grace;
     info!(connections = edge.ledger.len(), held = edge.leases.held(), ?grace, "Draining");
     draining.send_replace(true);
     edge.leases.fail_waiting(&EdgeError::Draining);
-    if within(grace, || edge.ledger.len() == 0).await {
+    let finished = tokio::select! {
+        finished = within(grace, || edge.ledger.len() == 0) => finished,
+        signal = signals.next() => {
+            info!(signal, "Asked again: not waiting any longer");
+            false
+        }
+    };
+    if finished {
         info!("Everything has finished");
     } else {
         let closed = edge.ledger.close_all();
-        warn!(closed, "The grace is over; what was still open is closed");
+        warn!(closed, "What was still open is closed");
     }
     // What does not even end now is dropped with the process, and expires at the agent.
     within(LAST_MOMENTS, || edge.ledger.len() == 0 && edge.leases.count().0 == 0).await;

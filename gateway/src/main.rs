@@ -8,6 +8,7 @@ mod api;
 mod backoff;
 mod clock;
 mod config;
+mod dial;
 mod drain;
 mod edge;
 mod feed;
@@ -25,11 +26,13 @@ use clap::Parser;
 use ids::HolderId;
 use rand::Rng;
 use tokio::{net::TcpListener, sync::watch, task::JoinSet};
+use tokio_rustls::TlsAcceptor;
 use tracing::{info, warn};
 
 use crate::{
     clock::Clock,
     config::Settings,
+    drain::Signals,
     edge::{Edge, listen, listen::Listener},
     leases::Leases,
     ledger::Ledger,
@@ -74,6 +77,13 @@ fn main() -> ExitCode {
         eprintln!("gateway: log.filter: {reason}");
         return ExitCode::from(BAD_CONFIGURATION);
     }
+    let tls = match settings.listen.tls.as_ref().map(listen::acceptor).transpose() {
+        Ok(tls) => tls,
+        Err(error) => {
+            eprintln!("gateway: tls: {error}");
+            return ExitCode::from(BAD_CONFIGURATION);
+        }
+    };
     if args.check {
         println!("{} is a good configuration", args.config.display());
         return ExitCode::SUCCESS;
@@ -84,7 +94,7 @@ fn main() -> ExitCode {
         .thread_name("gateway")
         .build()
         .context("could not start the runtime")
-        .and_then(|runtime| runtime.block_on(run(settings)));
+        .and_then(|runtime| runtime.block_on(run(settings, tls)));
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -94,8 +104,9 @@ fn main() -> ExitCode {
     }
 }
 
-async fn run(settings: Settings) -> anyhow::Result<()> {
-    let listeners = bind(&settings)?;
+async fn run(settings: Settings, tls: Option<TlsAcceptor>) -> anyhow::Result<()> {
+    let mut signals = Signals::catch().context("could not catch signals")?;
+    let listeners = bind(&settings, tls)?;
     let admin = TcpListener::bind(settings.listen.admin)
         .await
         .with_context(|| format!("could not listen on {} (listen.admin)", settings.listen.admin))?;
@@ -131,9 +142,9 @@ async fn run(settings: Settings) -> anyhow::Result<()> {
     tasks.spawn(admin::serve(admin, edge.clone()));
     tasks.spawn(listen::serve(edge.clone(), listeners, watch_draining));
 
-    let signal = drain::asked().await.context("could not wait for signals")?;
+    let signal = signals.next().await;
     info!(signal, "Asked to end");
-    drain::run(&edge, &draining).await;
+    drain::run(&edge, &draining, &mut signals).await;
     tasks.shutdown().await;
     info!("Ended");
     Ok(())
@@ -150,15 +161,14 @@ fn raise_descriptor_limit() {
     }
 }
 
-fn bind(settings: &Settings) -> anyhow::Result<Vec<Listener>> {
+fn bind(settings: &Settings, tls: Option<TlsAcceptor>) -> anyhow::Result<Vec<Listener>> {
     let mut listeners = Vec::new();
     for address in &settings.listen.http {
         listeners.push(Listener::plain(*address).context("listen.http")?);
     }
-    if let Some(tls) = &settings.listen.tls {
-        let acceptor = listen::acceptor(tls).context("tls")?;
+    if let Some(tls) = tls {
         for address in &settings.listen.https {
-            listeners.push(Listener::tls(*address, acceptor.clone()).context("listen.https")?);
+            listeners.push(Listener::tls(*address, tls.clone()).context("listen.https")?);
         }
     }
     Ok(listeners)

@@ -28,9 +28,12 @@ use pingora::{
     },
     upstreams::peer::Tracing,
 };
-use runtime_api::{DialError, DialRequest, Dialed, Target, dial};
+use runtime_api::{DialError, DialRequest, Dialed, Target};
 
-use crate::ledger::Conn;
+use crate::{
+    dial::{DialFailure, connect},
+    ledger::Conn,
+};
 
 /// Counts the leases of this process, so that no two have the same key.
 static NEXT_KEY: AtomicU64 = AtomicU64::new(1);
@@ -190,7 +193,7 @@ pub(crate) struct Dialer {
     request: DialRequest,
     pool_key: u64,
     socket: Arc<Socket>,
-    failure: Mutex<Option<DialError>>,
+    failure: Mutex<Option<DialFailure>>,
     abandoned: AtomicBool,
 }
 
@@ -232,17 +235,16 @@ impl Dialer {
     }
 
     /// Why there is no connection.
-    pub(crate) fn take_failure(&self) -> Option<DialError> {
+    pub(crate) fn take_failure(&self) -> Option<DialFailure> {
         self.failure.lock().take()
     }
 
-    async fn dial(&self) -> Result<Stream, DialError> {
-        let Endpoint::Handoff { path } = &self.upstream.endpoint;
+    async fn dial(&self) -> Result<Stream, DialFailure> {
         let dialed = tokio::select! {
-            dialed = dial(path, &self.request) => dialed?,
+            dialed = connect(&self.upstream.endpoint, &self.request) => dialed?,
             () = self.client.left() => {
                 self.abandoned.store(true, Ordering::Relaxed);
-                return Err(DialError::Unreachable(std::io::ErrorKind::ConnectionAborted.into()));
+                return Err(DialError::Unreachable(std::io::ErrorKind::ConnectionAborted.into()).into());
             }
         };
         let (fd, mut stream) = match dialed {
@@ -252,7 +254,7 @@ impl Dialer {
         let Some(socket) = self.upstream.register(fd) else {
             let gone =
                 std::io::Error::new(std::io::ErrorKind::ConnectionAborted, "the lease ended meanwhile");
-            return Err(DialError::Unreachable(gone));
+            return Err(DialError::Unreachable(gone).into());
         };
         *self.socket.id.lock() = Some(socket);
         let header = ResponseHeader::build(200, Some(0)).map_err(|e| DialError::Protocol(e.to_string()))?;

@@ -4,7 +4,10 @@
 //! the request if its sprite sleeps, and only then enters Pingora with the bytes read so far. What an idle
 //! or held connection costs is this task and its socket.
 
-use std::{sync::Arc, time::Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use pingora::{
     apps::{HttpServerApp, ServerApp},
@@ -24,7 +27,7 @@ use super::{
     proxy::EdgeProxy,
     request_id,
     respond::{EdgeError, Shape, answer},
-    tracked::{FAREWELL, Tracked},
+    tracked::Tracked,
 };
 use crate::metrics::{Class, Side};
 
@@ -32,6 +35,9 @@ use crate::metrics::{Class, Side};
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// How much of a held request is read; the rest waits in the client's and the kernel's buffers.
 const HELD_BYTES: usize = 16 * 1024;
+
+/// How long a client may take to take its last answer.
+const LAST_WORDS: Duration = Duration::from_secs(5);
 
 /// What every connection needs.
 #[derive(Clone)]
@@ -181,7 +187,7 @@ impl Gate {
     async fn refuse(&self, mut client: Tracked, error: &EdgeError) {
         let answer = answer(error);
         self.edge.metrics.refusal(&answer.code);
-        self.edge.metrics.request(Class::Unknown, answer.status, std::time::Duration::ZERO);
+        self.edge.metrics.request(Class::Unknown, answer.status, Duration::ZERO);
         let request_id = request_id::of(None);
         let (content_type, body) = answer.body(Shape::Json, &request_id);
         let reason =
@@ -193,14 +199,8 @@ impl Gate {
             body.len(),
         );
         debug!(peer = %client.conn().peer(), %error, request_id, "Refused what is not a request");
-        let farewell = async {
-            client.write(text.as_bytes()).await?;
-            client.half_close().await?;
-            // Closing with unread bytes would reset the connection and take the answer with it.
-            client.discard().await
-        };
         // Whether it was read or not, this connection ends here.
-        let _ended = timeout(FAREWELL, farewell).await;
+        let _ended = timeout(LAST_WORDS, client.end_with(text.as_bytes())).await;
     }
 }
 

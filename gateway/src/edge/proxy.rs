@@ -33,10 +33,14 @@ use super::{
 };
 use crate::{
     api,
+    dial::DialFailure,
     metrics::{Class, Side},
     upstream::Dialer,
 };
 
+/// A request with this header, whatever its value, is answered with `Server-Timing`: how long it took to
+/// authorize, to hold, to connect, and to the first byte. The sprite does not see the header.
+const TIMING_WANTED: &str = "sprite-timing";
 /// Tries to reach a sprite that is awake but does not answer; with growing pauses some 5 s in all.
 const MAX_TRIES: u32 = 14;
 /// The pause before the second try.
@@ -196,7 +200,7 @@ impl ProxyHttp for EdgeProxy {
         session.set_read_timeout(None);
         session.set_total_drain_timeout(Some(DRAIN_BODY));
         ctx.conn = conn_of(session.digest());
-        ctx.wants_timing = session.req_header().headers.contains_key("sprite-timing");
+        ctx.wants_timing = session.req_header().headers.contains_key(TIMING_WANTED);
         let Some(admission) = self.admission(session, ctx).await else {
             ctx.abandoned = true;
             session.set_keepalive(None);
@@ -327,14 +331,17 @@ impl ProxyHttp for EdgeProxy {
         // Nothing of the request has been sent: whatever may help is safe.
         let failure = ctx.attempt.as_ref().and_then(|attempt| attempt.dialer.take_failure());
         let (cause, may_help) = match failure {
-            Some(DialError::Refused(refusal)) => {
+            Some(DialFailure::Runtime(DialError::Refused(refusal))) => {
                 let asleep = refusal.code == RefusalCode::ShuttingDown;
                 (EdgeError::DialRefused(refusal), asleep)
             }
-            Some(failure @ (DialError::Unreachable(_) | DialError::TimedOut(_))) => {
+            Some(DialFailure::Runtime(failure @ (DialError::Unreachable(_) | DialError::TimedOut(_)))) => {
                 (EdgeError::SpriteUnreachable(chain(&failure)), true)
             }
-            Some(failure @ DialError::Protocol(_)) => (EdgeError::SpriteUnreachable(chain(&failure)), false),
+            Some(DialFailure::Runtime(failure @ DialError::Protocol(_))) => {
+                (EdgeError::SpriteUnreachable(chain(&failure)), false)
+            }
+            Some(DialFailure::NoRuntime) => (EdgeError::NoRuntime, false),
             None => (EdgeError::SpriteUnreachable(error.to_string()), false),
         };
         ctx.abandoned |= ctx.attempt.as_ref().is_some_and(|attempt| attempt.dialer.was_abandoned());

@@ -4,9 +4,11 @@ use pingora::http::RequestHeader;
 
 use super::respond::EdgeError;
 
+/// Whether it needs HTTP/2 all the way. (`application/grpc-web` is made for HTTP/1.)
 pub(super) fn is_grpc(request: &RequestHeader) -> bool {
     let content_type = request.headers.get(http::header::CONTENT_TYPE).map(http::HeaderValue::as_bytes);
-    content_type.is_some_and(|value| value.starts_with(b"application/grpc"))
+    let rest = content_type.and_then(|value| value.strip_prefix(b"application/grpc"));
+    rest.is_some_and(|rest| matches!(rest.first(), None | Some(b'+' | b';' | b' ')))
 }
 
 pub(super) fn wants_page(request: &RequestHeader) -> bool {
@@ -43,4 +45,42 @@ pub(super) fn host_of(request: &RequestHeader) -> &str {
 
 pub(super) fn port_of(host: &str) -> Option<u16> {
     host.rsplit_once(':').and_then(|(_, port)| port.parse().ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn request(method: &str, lines: &[(&'static str, &str)]) -> RequestHeader {
+        let mut request = RequestHeader::build(method, b"/", None).expect("a request");
+        for (name, value) in lines {
+            request.append_header(*name, *value).expect("a header");
+        }
+        request
+    }
+
+    #[test]
+    fn grpc_is_told_from_what_only_sounds_like_it() {
+        let is = |value| is_grpc(&request("POST", &[("content-type", value)]));
+        assert!(is("application/grpc") && is("application/grpc+proto") && is("application/grpc; charset=x"));
+        assert!(
+            !is("application/grpc-web+proto") && !is("application/json") && !is_grpc(&request("POST", &[]))
+        );
+    }
+
+    #[test]
+    fn a_request_names_one_host() {
+        let with = |uri: &str, hosts: &[&str]| {
+            let hosts: Vec<_> = hosts.iter().map(|host| ("host", *host)).collect();
+            let mut request = request("GET", &hosts);
+            request.set_uri(uri.parse().expect("a URI"));
+            h2_host(&request).map(str::to_owned).map_err(|error| error.to_string())
+        };
+        assert_eq!(with("https://a.x/", &[]), Ok("a.x".into()));
+        assert_eq!(with("https://a.x/", &["A.x"]), Ok("a.x".into()));
+        assert_eq!(with("/", &["a.x"]), Ok("a.x".into()));
+        assert!(with("https://a.x/", &["b.x"]).is_err());
+        assert!(with("/", &["a.x", "a.x"]).is_err());
+        assert!(with("/", &[]).is_err());
+    }
 }

@@ -41,6 +41,8 @@ pub(crate) enum EdgeError {
     DialRefused(DialRefusal),
     #[error("the sprite's runtime can't be reached: {0}")]
     SpriteUnreachable(String),
+    #[error("the sprite has no runtime of ours")]
+    NoRuntime,
     #[error("the connection to the sprite broke: {0}")]
     UpstreamBroken(String),
     #[error("the sprite fell asleep during the request")]
@@ -184,6 +186,11 @@ pub(crate) fn answer(error: &EdgeError) -> Answer {
         EdgeError::LeaseRefused(refusal) => lease_refused(refusal),
         EdgeError::DialRefused(refusal) => dial_refused(refusal),
         EdgeError::SpriteUnreachable(_) => Answer::new(503, "sprite_unreachable", "The sprite is awake but does not take connections. Nothing of the request has reached it; try again.").retry_after(1),
+        EdgeError::NoRuntime => Answer::new(
+            501,
+            "no_runtime",
+            "This sprite is run by commands of its own and has no runtime inside: it has a URL, and nothing else that can be asked of it.",
+        ),
         EdgeError::UpstreamBroken(_) => Answer::new(502, "upstream_broken", "The server in the sprite broke the connection before it answered. The request may have reached it."),
         EdgeError::SpriteSlept => Answer::new(503, "sprite_slept", "The sprite was put to sleep during this request. The request may have reached it; repeat it if that does no harm.").retry_after(1),
         EdgeError::BadRequest(why) => Answer::new(400, "bad_request", format!("This is not a well-formed HTTP request: {why}.")),

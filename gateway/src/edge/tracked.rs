@@ -35,7 +35,7 @@ const ANSWER_HEAD_BYTES: usize = 4 * 1024;
 const READ_AHEAD_BYTES: usize = 4 * 1024;
 
 /// How long a client whose request was cut short may take to read why.
-pub(super) const FAREWELL: Duration = Duration::from_secs(2);
+const FAREWELL: Duration = Duration::from_secs(2);
 
 /// How many bytes the reader may still be given.
 enum Limit {
@@ -56,6 +56,7 @@ pub(crate) struct Tracked {
     ahead: BytesMut,
     limit: Limit,
     answer: AnswerHead,
+    farewell: Option<Pin<Box<tokio::time::Sleep>>>,
     h2: bool,
 }
 
@@ -81,6 +82,7 @@ impl Tracked {
             ahead: BytesMut::new(),
             limit: Limit::Open,
             answer: AnswerHead::Sent,
+            farewell: None,
             h2: false,
         })
     }
@@ -124,25 +126,12 @@ impl Tracked {
         Ok(read)
     }
 
-    /// Writes an answer that Pingora never hears of.
-    pub(crate) async fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+    /// Writes a last answer, and closes once the client has had time to read it.
+    pub(crate) async fn end_with(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.write_all(bytes).await?;
-        self.flush().await
-    }
-
-    /// Tells the client that nothing more will come.
-    pub(crate) async fn half_close(&mut self) -> io::Result<()> {
+        // Whatever it was that came, it is not over.
+        self.limit = Limit::Length(u64::MAX);
         AsyncWriteExt::shutdown(self).await
-    }
-
-    /// Reads to the end and forgets it.
-    pub(crate) async fn discard(&mut self) -> io::Result<()> {
-        loop {
-            self.ahead.clear();
-            if self.fill().await? == 0 {
-                return Ok(());
-            }
-        }
     }
 
     /// Moves from the buffer what the reader may have.
@@ -236,6 +225,23 @@ impl Tracked {
             }
         }
         Poll::Ready(Ok(()))
+    }
+
+    /// The request was cut short, and its rest is still coming. Closing with unread bytes would reset the
+    /// connection and take our answer with it: reads on until the client has understood, for a while.
+    fn poll_farewell(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let enough = self.farewell.get_or_insert_with(|| Box::pin(tokio::time::sleep(FAREWELL)));
+        if enough.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(Ok(()));
+        }
+        let mut forgotten = [std::mem::MaybeUninit::uninit(); 16 * 1024];
+        loop {
+            let mut buf = ReadBuf::uninit(&mut forgotten);
+            std::task::ready!(self.transport.poll_read(cx, &mut buf))?;
+            if buf.filled().is_empty() {
+                return Poll::Ready(Ok(()));
+            }
+        }
     }
 
     /// The reader waits for the client to leave: what comes instead is kept for the next request.
@@ -334,7 +340,11 @@ impl AsyncWrite for Tracked {
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         std::task::ready!(this.poll_send_head(cx))?;
-        this.transport.poll_shutdown(cx)
+        std::task::ready!(this.transport.poll_shutdown(cx))?;
+        if matches!(this.limit, Limit::Open) || this.request_is_over() {
+            return Poll::Ready(Ok(()));
+        }
+        this.poll_farewell(cx)
     }
 }
 
@@ -354,12 +364,7 @@ impl fmt::Debug for Tracked {
 impl Shutdown for Tracked {
     async fn shutdown(&mut self) {
         // The peer may be gone already; either way there is nothing more to do.
-        let closed = AsyncWriteExt::shutdown(self).await;
-        let is_cut_short = !matches!(self.limit, Limit::Open) && !self.request_is_over();
-        if closed.is_ok() && is_cut_short {
-            // Closing with unread bytes would reset the connection and take our last answer with it.
-            let _ended = tokio::time::timeout(FAREWELL, self.discard()).await;
-        }
+        let _closed = AsyncWriteExt::shutdown(self).await;
     }
 }
 

@@ -5,7 +5,7 @@
 //! everything done under it is short.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, VecDeque},
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU32, Ordering},
@@ -30,6 +30,9 @@ use crate::{edge::respond::EdgeError, ledger::Flight, metrics::Wake, upstream::U
 
 /// How long an unused slot stays before it is forgotten.
 const FORGET_AFTER: Duration = Duration::from_secs(1);
+/// For how long a released request counts as a burden on its sprite if it is not answered. Uploads and long
+/// polls are answered late, and must not keep the line from moving (T16).
+const BURDEN: Duration = Duration::from_millis(250);
 /// What an acquire may take beyond the longest wait for it: those who wait are told by their own budget.
 const ACQUIRE_SLACK: Duration = Duration::from_secs(1);
 
@@ -56,6 +59,8 @@ struct State {
     /// The request that causes the present acquire, for `why awake`.
     request_id: String,
     acquiring_since: Option<Moment>,
+    /// Released requests, and until when each counts as a burden.
+    burdens: VecDeque<(Moment, Ticket)>,
     /// Ways into the sprite on which requests may finish although the lease was revoked, and until when.
     retired: Vec<(Moment, Arc<Upstream>)>,
     /// When the timers will tick this slot.
@@ -103,6 +108,7 @@ impl Slot {
             waiters: HashMap::new(),
             request_id: String::new(),
             acquiring_since: None,
+            burdens: VecDeque::new(),
             retired: Vec::new(),
             timer: None,
         };
@@ -247,6 +253,11 @@ impl Slot {
                 }
                 *until > now
             });
+            while let Some((_, ticket)) = state.burdens.front().copied().filter(|(until, _)| *until <= now) {
+                state.burdens.pop_front();
+                let going = state.line.answered(ticket);
+                self.let_go(state, going, now);
+            }
             let expired = state.line.expire(now);
             self.tell(state, expired, || Err(EdgeError::HoldExpired(self.shared.line.budget)));
             state.holder.tick(now)
@@ -289,6 +300,9 @@ impl Slot {
         if state.holder.uses() == 0 {
             state.retired.drain(..).for_each(|(_, upstream)| upstream.end());
         }
+        if state.line.is_empty() {
+            state.burdens.clear();
+        }
         self.open.store(state.line.is_open() && state.line.waiting() == 0, Ordering::Release);
         self.set_timer(state, now);
     }
@@ -320,7 +334,7 @@ impl Slot {
                     before.end();
                 }
                 let going = state.line.open();
-                self.tell(state, going, || Ok(upstream.clone()));
+                self.let_go(state, going, now);
             }
             Effect::Publish(None) => {
                 self.open.store(false, Ordering::Release);
@@ -362,24 +376,32 @@ impl Slot {
 
     /// A place in line is given up, or its request was answered: the next may go.
     fn leave(&self, ticket: Ticket) {
-        self.with(|state, _| {
+        self.with(|state, now| {
             if state.waiters.remove(&ticket).is_some() {
                 self.shared.held.fetch_sub(1, Ordering::Relaxed);
             }
             let going = state.line.cancel(ticket);
-            // Nobody goes while nothing is published: the line is closed then.
-            if let Some(upstream) = self.published.load_full() {
-                self.tell(state, going, || Ok(upstream.clone()));
-            }
+            self.let_go(state, going, now);
             Vec::new()
         });
+    }
+
+    /// These may go to the sprite.
+    fn let_go(&self, state: &mut State, going: Vec<Ticket>, now: Moment) {
+        // Nobody goes while nothing is published: the line is closed then.
+        let Some(upstream) = self.published.load_full() else { return };
+        state.burdens.extend(going.iter().map(|ticket| (now + BURDEN, *ticket)));
+        self.tell(state, going, || Ok(upstream.clone()));
     }
 
     fn set_timer(&self, state: &mut State, now: Moment) {
         let deadlines = [state.holder.next_deadline(), state.line.next_deadline()];
         let forget = state.is_unused().then_some(now + FORGET_AFTER);
         let retired = state.retired.first().map(|(until, _)| *until);
-        let Some(next) = deadlines.into_iter().flatten().chain(forget).chain(retired).min() else { return };
+        // Only while somebody waits for it: nobody else gains by being let go of.
+        let burden = state.burdens.front().filter(|_| state.line.waiting() > 0).map(|(until, _)| *until);
+        let due = deadlines.into_iter().flatten().chain(forget).chain(retired).chain(burden);
+        let Some(next) = due.min() else { return };
         if state.timer.is_none_or(|timer| next < timer) {
             state.timer = Some(next);
             self.shared.timers.enter(next, self.sprite);

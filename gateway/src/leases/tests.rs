@@ -166,6 +166,23 @@ async fn t15_one_request_too_many_is_refused_at_once() {
 }
 
 #[tokio::test]
+async fn t16_requests_are_released_at_a_pace_that_late_answers_do_not_stop() {
+    let mut world = World::new("[limits]\nrelease_at_once = 2");
+    let requests: Vec<_> = (0..6).map(|_| world.request()).collect();
+    let attempt = world.acquire().await;
+    world.until("all wait", || world.leases.held() == 6).await;
+    world.grant(attempt, 1);
+    assert_eq!(world.leases.held(), 4, "two at once");
+    let began = std::time::Instant::now();
+    let mut leases = Vec::new();
+    for request in requests {
+        // None of them is ever answered.
+        leases.push(timeout(SOON, request).await.expect("in time").expect("no panic").expect("granted"));
+    }
+    assert!(began.elapsed() >= Duration::from_millis(400), "three pairs, with a pause before the last two");
+}
+
+#[tokio::test]
 async fn t3_a_revoked_lease_ends_with_its_last_request_and_idle_connections_let_go() {
     let mut world = World::new("[timing]\nrevoke_grace_ms = 60000");
     let (idle, _socket) = conn(&world.ledger);
