@@ -41,6 +41,7 @@ use async_trait::async_trait;
 use dashmap::DashMap;
 use ids::{Epoch, SpriteId};
 use nix::sys::signal::Signal;
+use runtime_api::{Command, open_control};
 use tokio::time::timeout;
 use tracing::warn;
 
@@ -58,6 +59,9 @@ use super::{Adopted, Driver, DriverError, SpriteSpec, Verb};
 
 /// How long the kernel may take to end a killed sprite.
 const KILL_LIMIT: Duration = Duration::from_secs(10);
+
+/// How long it may take to put a line into a runtime's socket.
+const ASK_LIMIT: Duration = Duration::from_millis(500);
 
 /// See the module.
 #[derive(Debug)]
@@ -221,6 +225,17 @@ impl Host {
         Ok(Some(Adopted::Running))
     }
 
+    /// Asks the runtime to end everything within `grace`; `false` if it could not be told.
+    async fn ask_to_end(&self, id: SpriteId, grace: Duration) -> bool {
+        let socket = self.layout.sprite(id).socket();
+        let grace_ms = u64::try_from(grace.as_millis()).unwrap_or(u64::MAX);
+        let told = timeout(ASK_LIMIT, async {
+            // It need not answer: a frozen one can't, and finds this when it is thawed.
+            open_control(&socket).await?.send(&Command::Shutdown { grace_ms }).await
+        });
+        matches!(told.await, Ok(Ok(())))
+    }
+
     /// Forgets a sprite whose PID 1 is gone.
     fn forget(&self, verb: Verb, id: SpriteId) -> Result<(), DriverError> {
         let left = self.running.get(&id).map(|process| process.cgroups.clone());
@@ -335,13 +350,18 @@ impl Driver for ProcessDriver {
             .work(verb, id, move |host| {
                 // It may be one that nobody has adopted yet.
                 host.adopt(id)?;
-                let Ok(process) = host.running(verb, id) else { return Ok(None) };
-                // TERM first and then the thaw: it is the first thing that its processes see.
-                process.signal(Signal::SIGTERM).map_err(host_error(verb, id, "ask it to end"))?;
-                process.freezer.thaw().map_err(host_error(verb, id, "thaw it"))?;
-                Ok(Some(process))
+                Ok(host.running(verb, id).ok())
             })
             .await?;
+        if let Some(process) = &found {
+            // Asked first and thawed then: it is the first thing that the runtime sees.
+            if !grace.is_zero() && !self.host.ask_to_end(id, grace).await {
+                process.signal(Signal::SIGTERM).map_err(host_error(verb, id, "ask it to end"))?;
+            }
+            let process = Arc::clone(process);
+            let thaw = move |_: &Host| process.freezer.thaw().map_err(host_error(verb, id, "thaw it"));
+            self.work(verb, id, thaw).await?;
+        }
         if let Some(process) = found
             && timeout(grace, process.exited()).await.is_err()
         {

@@ -136,6 +136,40 @@ async fn a_stop_leaves_the_disk_and_nothing_else() {
 }
 
 #[tokio::test]
+async fn services_end_before_those_that_they_need_even_in_a_short_grace() {
+    let world = World::new();
+    let (id, _control) = world.sprite(14).await;
+    let script = |name: &str| {
+        let script =
+            format!("trap 'echo {name} >> /home/sprite/ends; exit' TERM; while true; do sleep 0.01; done");
+        serde_json::json!(["-c", script])
+    };
+    for (name, needs) in [("db", vec![]), ("web", vec!["db"])] {
+        let body = serde_json::json!({ "cmd": "/bin/sh", "args": script(name), "needs": needs });
+        let put = format!("PUT /services/{name}?duration=50ms");
+        world.request(id, Target::Api, &put, &body.to_string()).await;
+    }
+    // One that takes all the time there is does not take it from them.
+    world.service(id, "deaf", "trap '' TERM; while true; do sleep 1; done", None).await;
+    sleep(Duration::from_millis(50)).await;
+    world.driver.pause(id).await.unwrap();
+    world.driver.stop(id, Duration::from_secs(1)).await.unwrap();
+    let ends = fs::read_to_string(world.files(id).join("disk/home/sprite/ends")).unwrap();
+    assert_eq!(ends, "web\ndb\n");
+    world.driver.destroy(id).await.unwrap();
+}
+
+#[tokio::test]
+async fn orphans_are_collected() {
+    let world = World::new();
+    let (id, _control) = world.sprite(15).await;
+    world.run(id, "for i in $(seq 50); do (sleep 0.01 & ) ; done").await;
+    sleep(Duration::from_millis(100)).await;
+    assert_eq!(world.run(id, "grep -l '^State:.Z' /proc/[0-9]*/status").await, "");
+    world.driver.destroy(id).await.unwrap();
+}
+
+#[tokio::test]
 async fn a_stop_kills_what_does_not_obey() {
     let world = World::new();
     let (id, _control) = world.sprite(5).await;
@@ -347,7 +381,7 @@ fn agent_to_be_killed() {
     let tokio = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
     tokio.block_on(async {
         let driver = super::world::driver(Path::new(&state), Settings::default());
-        let spec = spec_of(13);
+        let spec = victims_sprite();
         loop {
             driver.stop(spec.id, Duration::ZERO).await.unwrap();
             driver.prepare(&spec).await.unwrap();
@@ -358,15 +392,17 @@ fn agent_to_be_killed() {
     });
 }
 
-fn spec_of(number: u128) -> SpriteSpec {
-    SpriteSpec { id: SpriteId::from_u128(number), name: "demo".parse().unwrap() }
+/// The same for the agent and for the test that kills it, another one for another user's.
+fn victims_sprite() -> SpriteSpec {
+    let user = u128::from(nix::unistd::geteuid().as_raw());
+    SpriteSpec { id: SpriteId::from_u128(13 + (user << 64)), name: "demo".parse().unwrap() }
 }
 
 #[tokio::test]
 async fn an_agent_killed_at_any_moment_loses_no_sprite() {
     const KILLS: u64 = 60;
     let mut world = World::new();
-    let spec = spec_of(13);
+    let spec = victims_sprite();
     world.driver.prepare(&spec).await.unwrap();
     let mut found = [0; 3];
     for kill in 0..KILLS {
