@@ -3,7 +3,11 @@
 //! Every request is answered from here without asking anyone. The mirror is fed by the agent's watch
 //! stream (see [`feed`](crate::feed)); while the agent can't be reached, what is known stays.
 
-use std::{collections::HashSet, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, HashSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use agent_api::{Organization, Sprite, TokenRecord, UrlAuth, watch::WatchEvent};
 use auth::{Access, PresentedToken, TokenDigest, Verified};
@@ -52,6 +56,8 @@ struct Token {
 pub(crate) struct RouteTable {
     by_label: DashMap<String, Arc<Route>>,
     by_id: DashMap<SpriteId, Arc<Route>>,
+    /// Each organization's sprites, in the order of their names.
+    by_owner: DashMap<OrgSlug, BTreeMap<SpriteName, Arc<Route>>>,
     organizations: DashMap<OrgSlug, UrlSuffix>,
     tokens: DashMap<TokenId, Token>,
     /// What the present snapshot has mentioned; `None` once it is complete.
@@ -73,6 +79,7 @@ impl RouteTable {
         Self {
             by_label: DashMap::new(),
             by_id: DashMap::new(),
+            by_owner: DashMap::new(),
             organizations: DashMap::new(),
             tokens: DashMap::new(),
             mentioned: Mutex::new(None),
@@ -103,14 +110,7 @@ impl RouteTable {
 
     /// All sprites of an organization, in the order of their names.
     pub(crate) fn of(&self, organization: &OrgSlug) -> Vec<Arc<Route>> {
-        let mut all: Vec<Arc<Route>> = self
-            .by_id
-            .iter()
-            .filter(|route| route.sprite.organization == *organization)
-            .map(|route| route.clone())
-            .collect();
-        all.sort_by(|a, b| a.sprite.name.cmp(&b.sprite.name));
-        all
+        self.by_owner.get(organization).map(|sprites| sprites.values().cloned().collect()).unwrap_or_default()
     }
 
     /// Proves a token.
@@ -183,6 +183,9 @@ impl RouteTable {
         let route = Arc::new(Route { sprite });
         let before = self.by_id.insert(route.sprite.id, route.clone());
         self.by_label.insert(label, route.clone());
+        let mut owned = self.by_owner.entry(route.sprite.organization.clone()).or_default();
+        owned.insert(route.sprite.name.clone(), route.clone());
+        drop(owned);
         // Last: whoever enters by the old setting from now on finds the new one when it looks again.
         let was_public = before.is_some_and(|before| before.access() == Access::Public);
         if was_public && route.access() == Access::Members {
@@ -197,6 +200,12 @@ impl RouteTable {
         let label = Zone::key(&route.sprite.name, &route.sprite.url_suffix);
         // The name may have been given to another sprite already.
         self.by_label.remove_if(&label, |_, other| other.sprite.id == id);
+        self.by_owner.remove_if_mut(&route.sprite.organization, |_, owned| {
+            if owned.get(&route.sprite.name).is_some_and(|other| other.sprite.id == id) {
+                owned.remove(&route.sprite.name);
+            }
+            owned.is_empty()
+        });
         self.ledger.close_sprite(id);
         self.tell(Change::Gone(route));
     }
@@ -301,6 +310,9 @@ mod tests {
         table.apply(3, WatchEvent::SpriteGone { id: SpriteId::from_u128(1) });
         let now = table.by_label("a-aaaaa").expect("the new one");
         assert_eq!(now.sprite.id, SpriteId::from_u128(2));
+        assert_eq!(table.of(&now.sprite.organization).len(), 1);
+        table.apply(4, WatchEvent::SpriteGone { id: SpriteId::from_u128(2) });
+        assert!(table.of(&now.sprite.organization).is_empty() && table.by_owner.is_empty());
     }
 
     #[test]

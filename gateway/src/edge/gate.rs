@@ -29,7 +29,10 @@ use super::{
     respond::{EdgeError, Shape, answer},
     tracked::Tracked,
 };
-use crate::metrics::{Class, Side};
+use crate::{
+    ledger::Conn,
+    metrics::{Class, Side},
+};
 
 /// What begins every HTTP/2 connection (RFC 9113 §3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -118,8 +121,9 @@ impl Gate {
                 return;
             };
             client.admit_request(head.length, head.framing);
-            client.conn().put_prepared(prepared);
+            let handover = Handover::new(client.conn().clone(), prepared);
             let Some(kept) = self.enter_pingora(client).await else { return };
+            drop(handover);
             client = *kept;
         }
     }
@@ -201,6 +205,23 @@ impl Gate {
         debug!(peer = %client.conn().peer(), %error, request_id, "Refused what is not a request");
         // Whether it was read or not, this connection ends here.
         let _ended = timeout(LAST_WORDS, client.end_with(text.as_bytes())).await;
+    }
+}
+
+/// What was decided about a request, on its way through Pingora to the request filter. Should it never get
+/// there, it must not stay with the connection: it may hold the sprite, and the connection itself.
+struct Handover(Arc<Conn>);
+
+impl Handover {
+    fn new(conn: Arc<Conn>, prepared: Prepared) -> Self {
+        conn.put_prepared(prepared);
+        Self(conn)
+    }
+}
+
+impl Drop for Handover {
+    fn drop(&mut self) {
+        drop(self.0.take_prepared());
     }
 }
 

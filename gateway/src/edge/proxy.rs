@@ -47,12 +47,8 @@ const MAX_TRIES: u32 = 14;
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
 /// The longest pause between two tries.
 const LONGEST_PAUSE: Duration = Duration::from_millis(500);
-/// How long after a wake a program that accepts and then resets counts as still booting (T19).
-const BOOT_WINDOW: Duration = Duration::from_secs(10);
 /// Streams on one HTTP/2 connection into a sprite: what gRPC servers allow by default.
 const UPSTREAM_H2_STREAMS: usize = 100;
-/// Taking a lease that is there already takes microseconds; no wake takes less than this.
-const WOKE: Duration = Duration::from_micros(500);
 /// What connecting may take beyond the wait for the port.
 const CONNECT_SLACK: Duration = Duration::from_secs(6);
 /// How much time a refused request's body may take before the connection is closed instead.
@@ -368,14 +364,12 @@ impl ProxyHttp for EdgeProxy {
                 EdgeError::UpstreamBroken(error.to_string())
             });
         }
-        // The sprite may have seen the request. Only what may be done twice is done twice (RFC 9110 §9.2.2),
-        // and nothing that would wake a sprite which was just told to sleep.
-        let repeatable = session.req_header().method.is_idempotent()
-            && !session.as_ref().retry_buffer_truncated()
-            && session.response_written().is_none()
-            && ctx.tries < MAX_TRIES;
-        let booting = ctx.hold_took >= WOKE && ctx.started.elapsed() < ctx.hold_took + BOOT_WINDOW;
-        error.set_retry(upstream && !slept && repeatable && (reused || booting));
+        // Bytes have been sent, so the sprite may have seen the request: it is not sent again (T19). One
+        // exception, as RFC 9110 §9.2.2 has it: a kept connection broke before any answer, which nearly
+        // always means that the server closed it for being idle, and the request only reads.
+        let only_reads = session.req_header().method.is_safe();
+        let unanswered = session.response_written().is_none() && !session.as_ref().retry_buffer_truncated();
+        error.set_retry(upstream && reused && only_reads && unanswered && !slept && ctx.tries < MAX_TRIES);
         error
     }
 
