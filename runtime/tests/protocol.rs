@@ -335,6 +335,7 @@ async fn wrong_questions_about_services_get_clear_answers() {
         ("DELETE /services/db", "", 409, "web"),
         ("PUT /services/x", "", 400, "definition"),
         ("PUT /services/x", "{", 400, "definition"),
+        ("GET /services/%ff", "", 400, "UTF-8"),
         ("PUT /services/x", r#"{"cmd":""}"#, 400, "cmd"),
         ("PUT /services/x", r#"{"cmd":"a","http_port":70000}"#, 400, "70000"),
         (
@@ -391,6 +392,27 @@ async fn services_end_in_reverse_order_and_come_back_with_the_next_boot() {
         assert!(Instant::now() < deadline, "{}", order());
         sleep(Duration::from_millis(10)).await;
     }
+}
+
+#[tokio::test]
+async fn a_service_that_writes_without_end_keeps_nobody_waiting() {
+    let sprite = Sprite::start();
+    sprite.configure().await;
+    sprite.service("chatty", "exec yes", "").await;
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = Port::try_from(listener.local_addr().unwrap().port()).unwrap();
+    let begun = Instant::now();
+    for _ in 0..50 {
+        sprite.dial(Target::Port(port), 1000).await.unwrap();
+    }
+    // Far above what it takes, far below what it took when each line was written by itself.
+    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+    println!("a dial took {:?}", begun.elapsed() / 50);
+    let size = |name: &str| {
+        let path = sprite.home.path().join("logs/services").join(name);
+        path.metadata().map_or(0, |meta| meta.len())
+    };
+    assert!(size("chatty.log") > 0 && size("chatty.log") + size("chatty.log.1") <= 32 << 20);
 }
 
 #[tokio::test]

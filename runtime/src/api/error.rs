@@ -2,6 +2,7 @@
 
 use axum::{
     Json,
+    extract::rejection::{BytesRejection, PathRejection},
     http::{Method, StatusCode},
     response::{IntoResponse, Response},
 };
@@ -37,6 +38,18 @@ impl ApiError {
     }
 }
 
+impl From<BytesRejection> for ApiError {
+    fn from(rejection: BytesRejection) -> Self {
+        Self { status: rejection.status(), code: "bad_body", message: rejection.body_text() }
+    }
+}
+
+impl From<PathRejection> for ApiError {
+    fn from(rejection: PathRejection) -> Self {
+        Self { status: rejection.status(), code: "bad_request", message: rejection.body_text() }
+    }
+}
+
 impl From<AskError> for ApiError {
     fn from(error: AskError) -> Self {
         let (status, code) = match &error {
@@ -44,6 +57,7 @@ impl From<AskError> for ApiError {
             AskError::Change(ChangeError::UnknownNeed(..)) => (StatusCode::BAD_REQUEST, "unknown_need"),
             AskError::Change(ChangeError::Circle(_)) => (StatusCode::BAD_REQUEST, "circular_needs"),
             AskError::Change(ChangeError::SecondHttpPort(_)) => (StatusCode::CONFLICT, "http_port_taken"),
+            AskError::Change(ChangeError::TooMany) => (StatusCode::CONFLICT, "too_many_services"),
             AskError::Change(ChangeError::Needed(..)) => (StatusCode::CONFLICT, "service_needed"),
             AskError::Change(ChangeError::Disk(cause)) => {
                 let message = format!("{error}: {cause}; free some space in the sprite and try again");

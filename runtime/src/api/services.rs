@@ -5,7 +5,10 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use axum::{
     Json,
     body::Bytes,
-    extract::{Path, RawQuery, State},
+    extract::{
+        Path, RawQuery, State,
+        rejection::{BytesRejection, PathRejection},
+    },
     http::StatusCode,
     response::{IntoResponse, Response},
 };
@@ -34,6 +37,9 @@ const DEFAULT_LINES: usize = 100;
 const MAX_LINES: usize = 10_000;
 
 type Shared = State<Arc<Runtime>>;
+/// As results, so that what axum finds wrong is told in our form.
+type Name = Result<Path<String>, PathRejection>;
+type Content = Result<Bytes, BytesRejection>;
 
 /// A definition as clients send it: lists and maps may be missing or null.
 #[derive(Deserialize)]
@@ -111,8 +117,8 @@ pub(super) async fn list(State(runtime): Shared) -> Response {
     Json(views.iter().map(|(name, view)| Shown::of(name, view)).collect::<Vec<_>>()).into_response()
 }
 
-pub(super) async fn read(State(runtime): Shared, Path(name): Path<String>) -> Result<Response, ApiError> {
-    let name = parse_name(&name)?;
+pub(super) async fn read(State(runtime): Shared, name: Name) -> Result<Response, ApiError> {
+    let name = parse_name(&name?.0)?;
     let views = runtime.services.views();
     let view = views.get(&name).ok_or_else(|| unknown(&name))?;
     Ok(Json(Shown::of(&name, view)).into_response())
@@ -120,13 +126,13 @@ pub(super) async fn read(State(runtime): Shared, Path(name): Path<String>) -> Re
 
 pub(super) async fn put(
     State(runtime): Shared,
-    Path(name): Path<String>,
+    name: Name,
     RawQuery(query): RawQuery,
-    body: Bytes,
+    body: Content,
 ) -> Result<Response, ApiError> {
-    let name = parse_name(&name)?;
+    let name = parse_name(&name?.0)?;
     let watch = duration(query.as_deref(), "duration", DEFAULT_WATCH)?;
-    let body: Body = serde_json::from_slice(&body)
+    let body: Body = serde_json::from_slice(&body?)
         .map_err(|error| ApiError::bad_request(format!("the body is no service definition: {error}")))?;
     let definition = Box::new(body.check()?);
     let ask = |reply| Ask::Put { name: name.clone(), definition, reply };
@@ -134,8 +140,8 @@ pub(super) async fn put(
     Ok(watched(&runtime, &name, notices, watch, Until::Ended))
 }
 
-pub(super) async fn delete(State(runtime): Shared, Path(name): Path<String>) -> Result<StatusCode, ApiError> {
-    let name = parse_name(&name)?;
+pub(super) async fn delete(State(runtime): Shared, name: Name) -> Result<StatusCode, ApiError> {
+    let name = parse_name(&name?.0)?;
     let runs = runtime.services.views().get(&name).is_some_and(|view| view.pid().is_some());
     let mut notices = runtime.services.ask(|reply| Ask::Delete { name, reply }).await?;
     if runs {
@@ -153,10 +159,10 @@ pub(super) async fn delete(State(runtime): Shared, Path(name): Path<String>) -> 
 
 pub(super) async fn start(
     State(runtime): Shared,
-    Path(name): Path<String>,
+    name: Name,
     RawQuery(query): RawQuery,
 ) -> Result<Response, ApiError> {
-    let name = parse_name(&name)?;
+    let name = parse_name(&name?.0)?;
     let watch = duration(query.as_deref(), "duration", DEFAULT_WATCH)?;
     let notices = runtime.services.ask(|reply| Ask::Start { name: name.clone(), reply }).await?;
     Ok(watched(&runtime, &name, notices, watch, Until::Ended))
@@ -164,10 +170,10 @@ pub(super) async fn start(
 
 pub(super) async fn stop(
     State(runtime): Shared,
-    Path(name): Path<String>,
+    name: Name,
     RawQuery(query): RawQuery,
 ) -> Result<Response, ApiError> {
-    let name = parse_name(&name)?;
+    let name = parse_name(&name?.0)?;
     let grace = duration(query.as_deref(), "timeout", DEFAULT_GRACE)?;
     let notices = runtime.services.ask(|reply| Ask::Stop { name: name.clone(), grace, reply }).await?;
     Ok(watched(&runtime, &name, notices, grace + KILL_MARGIN, Until::Stopped))
@@ -175,10 +181,10 @@ pub(super) async fn stop(
 
 pub(super) async fn restart(
     State(runtime): Shared,
-    Path(name): Path<String>,
+    name: Name,
     RawQuery(query): RawQuery,
 ) -> Result<Response, ApiError> {
-    let name = parse_name(&name)?;
+    let name = parse_name(&name?.0)?;
     let watch = duration(query.as_deref(), "duration", DEFAULT_WATCH)?;
     let notices = runtime.services.ask(|reply| Ask::Restart { name: name.clone(), reply }).await?;
     Ok(watched(&runtime, &name, notices, watch, Until::Ended))
@@ -186,10 +192,10 @@ pub(super) async fn restart(
 
 pub(super) async fn logs(
     State(runtime): Shared,
-    Path(name): Path<String>,
+    name: Name,
     RawQuery(query): RawQuery,
 ) -> Result<Response, ApiError> {
-    let name = parse_name(&name)?;
+    let name = parse_name(&name?.0)?;
     let follow = duration(query.as_deref(), "duration", Duration::ZERO)?;
     let lines = match parameter(query.as_deref(), "lines") {
         None => DEFAULT_LINES,
@@ -212,8 +218,8 @@ struct SignalBody {
     signal: String,
 }
 
-pub(super) async fn signal(State(runtime): Shared, body: Bytes) -> Result<StatusCode, ApiError> {
-    let body: SignalBody = serde_json::from_slice(&body)
+pub(super) async fn signal(State(runtime): Shared, body: Content) -> Result<StatusCode, ApiError> {
+    let body: SignalBody = serde_json::from_slice(&body?)
         .map_err(|error| ApiError::bad_request(format!("the body must have a name and a signal: {error}")))?;
     let name = parse_name(&body.name)?;
     let signal = parse_signal(&body.signal).ok_or_else(|| {

@@ -424,14 +424,18 @@ impl Slot {
         let (log, notices) = (Arc::clone(&self.log), self.notices.clone());
         tokio::spawn(async move {
             let mut complained = false;
-            read_lines(output, source, |line: Line| {
-                let written = log.lock().unwrap_or_else(PoisonError::into_inner).write(&line);
+            read_lines(output, source, |lines: &[Line]| {
+                let written = log.lock().unwrap_or_else(PoisonError::into_inner).write(lines);
                 if let Err(error) = written
                     && !std::mem::replace(&mut complained, true)
                 {
                     warn!(%error, "Could not write a service's log; lines are lost");
                 }
-                let _nobody = notices.send(Notice::Output(line));
+                if notices.receiver_count() > 0 {
+                    for line in lines {
+                        let _nobody = notices.send(Notice::Output(line.clone()));
+                    }
+                }
             })
             .await;
         })

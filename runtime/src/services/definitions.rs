@@ -12,6 +12,9 @@ use serde::{Deserialize, Serialize};
 
 use super::order;
 
+/// The most services of a sprite: more than anybody needs, fewer than would trouble the runtime.
+const MAX_SERVICES: usize = 200;
+
 /// What a service is.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub(crate) struct Definition {
@@ -58,6 +61,8 @@ pub(crate) enum ChangeError {
     SecondHttpPort(ServiceName),
     #[error("service {0:?} can't be deleted: {1:?} needs it")]
     Needed(ServiceName, ServiceName),
+    #[error("a sprite has at most {MAX_SERVICES} services: delete one that is not needed")]
+    TooMany,
     #[error("could not write the services to disk")]
     Disk(#[from] io::Error),
 }
@@ -116,6 +121,9 @@ impl Definitions {
 
     /// Adds a service, or puts another in its place.
     pub(crate) fn put(&mut self, name: ServiceName, definition: Definition) -> Result<(), ChangeError> {
+        if self.services.len() >= MAX_SERVICES && !self.services.contains_key(&name) {
+            return Err(ChangeError::TooMany);
+        }
         if definition.http_port.is_some()
             && let Some((other, _)) =
                 self.services.iter().find(|(other, one)| **other != name && one.http_port.is_some())

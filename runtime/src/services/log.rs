@@ -3,6 +3,7 @@
 //! A line of the file is `2026-11-23T17:00:00.123456Z [stdout] text`.
 
 use std::{
+    fmt::Write as _,
     fs::{self, File},
     io::{self, BufRead as _, BufReader, Read as _, Seek as _, SeekFrom, Write as _},
     path::{Path, PathBuf},
@@ -49,6 +50,8 @@ pub(crate) struct Log {
     path: PathBuf,
     file: Option<File>,
     length: u64,
+    /// Reused for every write.
+    text: String,
 }
 
 /// The path of a service's log.
@@ -59,16 +62,21 @@ pub(crate) fn path_of(directory: &Path, name: &ServiceName) -> PathBuf {
 impl Log {
     /// Opened when the first line comes.
     pub(crate) fn new(path: PathBuf) -> Self {
-        Self { path, file: None, length: 0 }
+        Self { path, file: None, length: 0, text: String::new() }
     }
 
-    /// Appends a line.
+    /// Appends lines, with one write for all of them.
     ///
     /// # Errors
-    /// The disk's; the next line is tried anew.
-    pub(crate) fn write(&mut self, line: &Line) -> io::Result<()> {
-        let text = format!("{:.6} [{}] {}\n", line.at, line.source.as_str(), line.text);
-        if self.length + text.len() as u64 > MAX_LOG_BYTES && self.length > 0 {
+    /// The disk's; the next lines are tried anew.
+    pub(crate) fn write(&mut self, lines: &[Line]) -> io::Result<()> {
+        self.text.clear();
+        for line in lines {
+            // Writing into a String can't fail.
+            let _never = writeln!(self.text, "{:.6} [{}] {}", line.at, line.source.as_str(), line.text);
+        }
+        let length = self.text.len() as u64;
+        if self.length + length > MAX_LOG_BYTES && self.length > 0 {
             self.file = None;
             fs::rename(&self.path, self.path.with_extension("log.1"))?;
         }
@@ -83,8 +91,8 @@ impl Log {
                 none.insert(file)
             }
         };
-        file.write_all(text.as_bytes()).inspect_err(|_| self.file = None)?;
-        self.length += text.len() as u64;
+        file.write_all(self.text.as_bytes()).inspect_err(|_| self.file = None)?;
+        self.length += length;
         Ok(())
     }
 }
@@ -141,16 +149,14 @@ mod tests {
         let path = directory.path().join("deep/web.log");
         assert_eq!(tail(&path, 10).unwrap(), []);
         let mut log = Log::new(path.clone());
-        for text in ["one", "", "three with spaces"] {
-            log.write(&line(text)).unwrap();
-        }
+        log.write(&["one", "", "three with spaces"].map(line)).unwrap();
         let text = fs::read_to_string(&path).unwrap();
         assert!(text.starts_with("2026-11-23T17:00:00.123456Z [stderr] one\n"), "{text}");
         assert_eq!(tail(&path, 2).unwrap(), [line(""), line("three with spaces")]);
 
         let long = "x".repeat(MAX_LINE_BYTES);
         for _ in 0..(3 * MAX_LOG_BYTES / MAX_LINE_BYTES as u64) {
-            log.write(&line(&long)).unwrap();
+            log.write(&[line(&long)]).unwrap();
         }
         let on_disk: u64 = fs::read_dir(path.parent().unwrap())
             .unwrap()

@@ -93,43 +93,62 @@ pub(super) fn signal_group(pid: i32, signal: Signal) {
     }
 }
 
-/// Reads lines until the last writer has closed its end, and gives each to `take`.
-pub(super) async fn read_lines(output: impl AsyncRead + Unpin, source: Source, mut take: impl FnMut(Line)) {
+/// Reads lines until the last writer has closed its end, and gives them to `take`, as many at once as have
+/// come at once: a program that writes a million short lines must not keep the runtime busy with each.
+pub(super) async fn read_lines(
+    output: impl AsyncRead + Unpin,
+    source: Source,
+    mut take: impl FnMut(&[Line]),
+) {
     let mut reader = BufReader::with_capacity(MAX_LINE_BYTES, output);
-    let mut line = Vec::new();
+    let (mut partial, mut lines) = (Vec::new(), Vec::new());
     loop {
-        let (used, complete) = match reader.fill_buf().await {
+        let length = match reader.fill_buf().await {
             Ok([]) | Err(_) => break,
             Ok(buffer) => {
-                let room = MAX_LINE_BYTES - line.len();
-                match buffer.iter().take(room).position(|byte| *byte == b'\n') {
-                    Some(end) => {
-                        line.extend_from_slice(&buffer[..end]);
-                        (end + 1, true)
+                let at = now();
+                for piece in buffer.split_inclusive(|byte| *byte == b'\n') {
+                    let (mut text, complete) = match piece.split_last() {
+                        Some((b'\n', text)) => (text, true),
+                        _ => (piece, false),
+                    };
+                    while !text.is_empty() {
+                        // Split what is too long, so that it is never kept whole.
+                        if partial.len() == MAX_LINE_BYTES {
+                            lines.push(to_line(&mut partial, at, source));
+                        }
+                        let (now, later) = text.split_at(text.len().min(MAX_LINE_BYTES - partial.len()));
+                        partial.extend_from_slice(now);
+                        text = later;
                     }
-                    None => {
-                        let taken = buffer.len().min(room);
-                        line.extend_from_slice(&buffer[..taken]);
-                        (taken, line.len() == MAX_LINE_BYTES)
+                    if complete {
+                        lines.push(to_line(&mut partial, at, source));
                     }
                 }
+                buffer.len()
             }
         };
-        reader.consume(used);
-        if complete {
-            take(to_line(&mut line, source));
+        reader.consume(length);
+        if !lines.is_empty() {
+            take(&lines);
+            lines.clear();
+            // There may be more for ever, and others have their turn too.
+            tokio::task::yield_now().await;
         }
     }
-    if !line.is_empty() {
-        take(to_line(&mut line, source));
+    if !partial.is_empty() {
+        take(&[to_line(&mut partial, now(), source)]);
     }
 }
 
-fn to_line(bytes: &mut Vec<u8>, source: Source) -> Line {
+/// As precise as the log keeps it, so that a line read back is the same line.
+fn now() -> Timestamp {
+    Timestamp::from_microsecond(Timestamp::now().as_microsecond()).unwrap_or(Timestamp::UNIX_EPOCH)
+}
+
+fn to_line(bytes: &mut Vec<u8>, at: Timestamp, source: Source) -> Line {
     let text = String::from_utf8_lossy(bytes).into_owned();
     bytes.clear();
-    // As precise as the log keeps it, so that a line read back is the same line.
-    let at = Timestamp::from_microsecond(Timestamp::now().as_microsecond()).unwrap_or(Timestamp::UNIX_EPOCH);
     Line { at, source, text }
 }
 
@@ -142,7 +161,10 @@ mod tests {
         let long = "x".repeat(MAX_LINE_BYTES + 5);
         let text = format!("one\n\n{long}\nlast");
         let mut lines = Vec::new();
-        read_lines(text.as_bytes(), Source::Stdout, |line| lines.push(line.text.len())).await;
+        read_lines(text.as_bytes(), Source::Stdout, |some| {
+            lines.extend(some.iter().map(|line| line.text.len()));
+        })
+        .await;
         assert_eq!(lines, [3, 0, MAX_LINE_BYTES, 5, 4]);
     }
 }
