@@ -152,11 +152,19 @@ fn fill(disk: &Path, hostname: &str) -> io::Result<()> {
         "group",
         "root:x:0:\ndaemon:x:1:\ntty:x:5:\nstaff:x:50:\nwww-data:x:33:\nsprite:x:1000:\nnogroup:x:65534:\n",
     )?;
+    // For su and the like; only root, or somebody whom root has let be, can ask inside.
+    fs::create_dir(etc.join("pam.d"))?;
+    write(
+        "pam.d/other",
+        "auth sufficient pam_rootok.so\nauth required pam_deny.so\n\
+         account required pam_permit.so\npassword required pam_deny.so\nsession required pam_permit.so\n",
+    )?;
     write("hostname", &format!("{hostname}\n"))?;
     write(
         "hosts",
         &format!("127.0.0.1 localhost {hostname}\n::1 localhost ip6-localhost ip6-loopback {hostname}\n"),
     )?;
+    copy_readable(Path::new("/etc/skel"), &disk.join("home/sprite"))?;
     // There is no network to ask a name server over.
     write("resolv.conf", "")?;
     if !etc.join("nsswitch.conf").exists() {

@@ -213,16 +213,26 @@ impl Host {
     }
 
     fn adopt(&self, id: SpriteId) -> Result<Option<Adopted>, DriverError> {
-        let failed = |step| host_error(Verb::Adopt, id, step);
-        if !self.running.contains_key(&id) {
-            let Some(process) = self.find(Verb::Adopt, id)? else { return Ok(None) };
-            self.running.insert(id, Arc::new(process));
+        let verb = Verb::Adopt;
+        if !self.take_charge(verb, id)? {
+            return Ok(None);
         }
-        if self.running(Verb::Adopt, id)?.freezer.begun().map_err(failed("see whether it is frozen"))? {
-            self.pause(Verb::Adopt, id)?;
+        let freezer = &self.running(verb, id)?.freezer;
+        if freezer.begun().map_err(host_error(verb, id, "see whether it is frozen"))? {
+            self.pause(verb, id)?;
             return Ok(Some(Adopted::Paused));
         }
         Ok(Some(Adopted::Running))
+    }
+
+    /// Knows the sprite's process from now on, if it has one.
+    fn take_charge(&self, verb: Verb, id: SpriteId) -> Result<bool, DriverError> {
+        if self.running.contains_key(&id) {
+            return Ok(true);
+        }
+        let Some(process) = self.find(verb, id)? else { return Ok(false) };
+        self.running.insert(id, Arc::new(process));
+        Ok(true)
     }
 
     /// Asks the runtime to end everything within `grace`; `false` if it could not be told.
@@ -349,7 +359,7 @@ impl Driver for ProcessDriver {
         let found = self
             .work(verb, id, move |host| {
                 // It may be one that nobody has adopted yet.
-                host.adopt(id)?;
+                host.take_charge(verb, id)?;
                 Ok(host.running(verb, id).ok())
             })
             .await?;

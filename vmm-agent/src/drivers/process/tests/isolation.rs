@@ -98,6 +98,12 @@ async fn a_sprite_can_not_change_its_walls() {
                   ls -la /dev/pts /dev/shm > /dev/null && script -qc 'tty' /dev/null && : > /dev/shm/x && head -c 4 /dev/urandom > /dev/null";
     let said = world.run(id, &format!("{needed}; echo $?")).await;
     assert!(said.ends_with("\n0\n") && said.contains("/dev/pts/0"), "{said}");
+    if nix::unistd::geteuid().is_root() {
+        assert_eq!(
+            world.run(id, "su sprite -c 'id -un; touch /usr/x /etc/x 2>/dev/null; echo $?'").await,
+            "sprite\n1\n"
+        );
+    }
     world.driver.destroy(id).await.unwrap();
 }
 
