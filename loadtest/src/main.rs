@@ -1,6 +1,8 @@
-//! Measures a real system on this machine: wakes, holds and storms. Results are Markdown (or JSON with
-//! `--json`) on stdout; they belong into docs/performance.md together with the command that made them.
+//! Measures a real system on this machine: wakes, holds and storms, and the gateway beside its peers.
+//! Results are Markdown (or JSON with `--json`) on stdout; they belong into docs/performance.md together
+//! with the command that made them.
 
+mod bench;
 mod hold;
 mod report;
 mod storm;
@@ -41,12 +43,23 @@ enum Command {
     },
     /// All of the above with their defaults
     All,
+    /// The gateway beside nginx, HAProxy, Caddy, Traefik, bare hyper and bare Pingora, in one run
+    ///
+    /// Writes a Markdown table, JSON and a plot into target/bench/.
+    Bench(bench::Arguments),
 }
 
-#[tokio::main]
-async fn main() -> anyhow::Result<()> {
+fn main() -> anyhow::Result<()> {
     let arguments = Arguments::parse();
+    if let Command::Bench(_) = arguments.command {
+        bench::limit_threads()?;
+    }
+    tokio::runtime::Runtime::new()?.block_on(run(arguments))
+}
+
+async fn run(arguments: Arguments) -> anyhow::Result<()> {
     let rows = match arguments.command {
+        Command::Bench(arguments) => return bench::run(arguments).await,
         Command::Wake { n } => wake::measure(n).await?,
         Command::Hold { n } => hold::measure(n).await?,
         Command::Storm { n } => storm::measure(n).await?,

@@ -1,0 +1,221 @@
+//! Closed loops: so many clients, each of which asks again as soon as it was answered.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, ensure};
+use bytes::Bytes;
+use tokio::{sync::Semaphore, task::JoinSet, time::timeout};
+
+use super::{
+    http1::Connection,
+    process,
+    target::{Scheme, Target},
+};
+
+/// What each client does again and again.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Work {
+    /// A small request on a connection that stays.
+    Request(Scheme),
+    /// A small request on a connection of its own, TLS handshake included.
+    Connection(Scheme),
+    /// A small request on one of the streams of a connection.
+    Stream,
+    /// One mebibyte to the client.
+    Download,
+    /// One mebibyte from the client.
+    Upload,
+    /// A WebSocket message and its echo.
+    Message,
+}
+
+pub(crate) const BODY: usize = 1 << 20;
+const H2_CONNECTIONS: usize = 8;
+const H2_STREAMS: usize = 32;
+const BODY_CONNECTIONS: usize = 8;
+const CONNECTIONS: usize = 64;
+/// Until caches, pools and clocks of the CPU have settled.
+const WARM_UP: Duration = Duration::from_millis(200);
+/// Every client must have been answered once within this.
+const READY_LIMIT: Duration = Duration::from_secs(20);
+/// Clients that are being connected at once, before the measurement.
+const CONNECTING: usize = 16;
+
+/// What was measured.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Rate {
+    pub(crate) per_second: f64,
+    pub(crate) cpu_us_each: f64,
+}
+
+struct Shared {
+    target: Target,
+    work: Work,
+    done: AtomicU64,
+    stop: AtomicBool,
+    connecting: Semaphore,
+    ready: Semaphore,
+}
+
+/// Runs `work` against a peer whose processes are `pids` for `window`.
+pub(crate) async fn run(target: &Target, pids: &[u32], work: Work, window: Duration) -> anyhow::Result<Rate> {
+    let shared = Arc::new(Shared {
+        target: target.clone(),
+        work,
+        done: AtomicU64::new(0),
+        stop: AtomicBool::new(false),
+        connecting: Semaphore::new(CONNECTING),
+        ready: Semaphore::new(0),
+    });
+    let clients = match work {
+        Work::Request(_) | Work::Connection(_) | Work::Message => CONNECTIONS,
+        Work::Download | Work::Upload => BODY_CONNECTIONS,
+        Work::Stream => H2_CONNECTIONS,
+    };
+    let mut tasks = JoinSet::new();
+    for _ in 0..clients {
+        let shared = shared.clone();
+        tasks.spawn(async move {
+            if work == Work::Stream { streams(&shared).await } else { client(&shared).await }
+        });
+    }
+    let all_ready = shared.ready.acquire_many(u32::try_from(clients)?);
+    tokio::select! {
+        ready = timeout(READY_LIMIT, all_ready) => drop(ready.context("not all clients were answered")?),
+        ended = tasks.join_next() => {
+            ended.context("there are clients")???;
+            anyhow::bail!("a client ended before the measurement");
+        }
+    }
+    tokio::time::sleep(WARM_UP).await;
+    let count = || shared.done.load(Ordering::Relaxed);
+    let (began, cpu_before, count_before) = (Instant::now(), process::cpu(pids)?, count());
+    tokio::time::sleep(window).await;
+    let (elapsed, cpu, count) =
+        (began.elapsed(), process::cpu(pids)?.saturating_sub(cpu_before), count() - count_before);
+    shared.stop.store(true, Ordering::Relaxed);
+    let ending = async {
+        while let Some(ended) = tasks.join_next().await {
+            ended??;
+        }
+        anyhow::Ok(())
+    };
+    timeout(READY_LIMIT, ending).await.context("a client was not answered")??;
+    ensure!(count > 0, "nothing was done in {elapsed:?}");
+    let count = count as f64;
+    Ok(Rate { per_second: count / elapsed.as_secs_f64(), cpu_us_each: cpu.as_secs_f64() * 1e6 / count })
+}
+
+async fn client(shared: &Shared) -> anyhow::Result<()> {
+    let target = &shared.target;
+    let scheme = match shared.work {
+        Work::Request(scheme) | Work::Connection(scheme) => scheme,
+        Work::Stream | Work::Download | Work::Upload | Work::Message => Scheme::Http,
+    };
+    let request = request(target, shared.work);
+    let place = shared.connecting.acquire().await?;
+    let mut connection = Connection::open(target, scheme).await?;
+    if shared.work == Work::Message {
+        connection.upgrade(target).await?;
+    }
+    once(shared, &mut connection, &request, scheme).await?;
+    drop(place);
+    shared.ready.add_permits(1);
+    while !shared.stop.load(Ordering::Relaxed) {
+        if matches!(shared.work, Work::Connection(_)) {
+            connection = Connection::open_small(target, scheme).await?;
+        }
+        once(shared, &mut connection, &request, scheme).await?;
+        shared.done.fetch_add(1, Ordering::Relaxed);
+    }
+    Ok(())
+}
+
+fn request(target: &Target, work: Work) -> Vec<u8> {
+    match work {
+        Work::Request(_) | Work::Stream | Work::Message => target.head("GET", "/", ""),
+        Work::Connection(_) => target.head("GET", "/", "Connection: close\r\n"),
+        Work::Download => target.head("GET", &format!("/download?bytes={BODY}"), ""),
+        Work::Upload => {
+            let mut request = target.head("POST", "/once?id=1", &format!("Content-Length: {BODY}\r\n"));
+            request.resize(request.len() + BODY, b'x');
+            request
+        }
+    }
+}
+
+async fn once(
+    shared: &Shared,
+    connection: &mut Connection,
+    request: &[u8],
+    scheme: Scheme,
+) -> anyhow::Result<()> {
+    match shared.work {
+        Work::Message => connection.ping_pong().await,
+        Work::Download => {
+            let length = connection.exchange(request).await?;
+            ensure!(length == BODY as u64, "{length} bytes came");
+            Ok(())
+        }
+        Work::Connection(_) => {
+            connection.exchange(request).await?;
+            // Who closes first keeps the port for a minute: let it be the server, as HTTP has it. Over TLS
+            // the peers differ in whether they say so first.
+            if scheme == Scheme::Http { connection.closed().await } else { Ok(()) }
+        }
+        Work::Request(_) | Work::Stream | Work::Upload => {
+            connection.exchange(request).await?;
+            Ok(())
+        }
+    }
+}
+
+/// All streams of one connection.
+async fn streams(shared: &Arc<Shared>) -> anyhow::Result<()> {
+    let target = &shared.target;
+    let wire = target.connect(Scheme::H2).await?;
+    let (sender, connection) = h2::client::handshake(wire).await?;
+    // Ends with the last sender.
+    let driving = tokio::spawn(connection);
+    let mut tasks = JoinSet::new();
+    for _ in 0..H2_STREAMS {
+        let (shared, sender) = (shared.clone(), sender.clone());
+        tasks.spawn(async move {
+            while !shared.stop.load(Ordering::Relaxed) {
+                stream(&shared.target, &sender).await?;
+                shared.done.fetch_add(1, Ordering::Relaxed);
+            }
+            anyhow::Ok(())
+        });
+    }
+    stream(target, &sender).await?;
+    shared.ready.add_permits(1);
+    drop(sender);
+    while let Some(ended) = tasks.join_next().await {
+        ended??;
+    }
+    driving.abort();
+    Ok(())
+}
+
+async fn stream(target: &Target, sender: &h2::client::SendRequest<Bytes>) -> anyhow::Result<()> {
+    let request = http::Request::get(format!("https://{}/", target.host))
+        .header(http::header::AUTHORIZATION, format!("Bearer {}", target.token))
+        .body(())?;
+    let mut sender = sender.clone().ready().await?;
+    let (answer, _) = sender.send_request(request, true)?;
+    let answer = answer.await?;
+    ensure!(answer.status() == 200, "answered {}", answer.status());
+    let mut body = answer.into_body();
+    while let Some(data) = body.data().await {
+        let length = data?.len();
+        body.flow_control().release_capacity(length)?;
+    }
+    Ok(())
+}
