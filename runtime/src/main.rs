@@ -88,8 +88,12 @@ async fn run(listen_fd: i32, home: PathBuf) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate()).context("could not listen for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("could not listen for SIGINT")?;
     let reaper = Reaper::default();
-    let (actor, services) =
-        Actor::new(home.join("services.json"), home.join("logs/services"), reaper.clone());
+    let (actor, services) = Actor::new(
+        home.join("services.json"),
+        home.join("logs/services"),
+        state::base_environment(),
+        reaper.clone(),
+    );
     let runtime = Arc::new(Runtime::new(services));
     let shutdown = Arc::new(Shutdown::default());
     let is_first = std::process::id() == 1;

@@ -17,7 +17,7 @@ use crate::{
     services::{Ask, HOME, Services},
 };
 
-/// What every process of the sprite finds in its environment.
+/// See [`base_environment`].
 const BASE_ENVIRONMENT: &[(&str, &str)] = &[
     ("HOME", HOME),
     ("USER", "root"),
@@ -85,10 +85,13 @@ impl Runtime {
     }
 }
 
+/// What every process finds in its environment, whoever the sprite is.
+pub(crate) fn base_environment() -> BTreeMap<String, String> {
+    BASE_ENVIRONMENT.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+}
+
 fn environment(configuration: &Configuration) -> BTreeMap<String, String> {
-    let base = BASE_ENVIRONMENT.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
     let own = [("SPRITE_NAME", configuration.name.to_string()), ("SPRITE_URL", configuration.url.clone())];
-    base.chain(own.map(|(name, value)| (name.to_owned(), value)))
-        .chain(configuration.environment.clone())
-        .collect()
+    let own = own.map(|(name, value)| (name.to_owned(), value));
+    base_environment().into_iter().chain(own).chain(configuration.environment.clone()).collect()
 }

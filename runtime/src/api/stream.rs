@@ -68,6 +68,12 @@ impl State {
             if self.complete {
                 return None;
             }
+            // A service that never falls silent must not stretch the time: the wait below looks at
+            // the clock only when there is nothing to read.
+            if Instant::now() >= self.answer.deadline {
+                self.end();
+                continue;
+            }
             match timeout_at(self.answer.deadline, self.answer.notices.recv()).await {
                 Ok(Ok(notice)) => self.take(&notice),
                 Ok(Err(RecvError::Lagged(count))) => {

@@ -74,8 +74,14 @@ struct Ending {
 }
 
 impl Actor {
-    /// Makes the actor and its handle. Nothing is started before [`Ask::Boot`].
-    pub(crate) fn new(file: PathBuf, logs: PathBuf, reaper: Reaper) -> (Self, Services) {
+    /// Makes the actor and its handle. Nothing is started by itself before [`Ask::Boot`]; what somebody
+    /// starts earlier gets `environment`.
+    pub(crate) fn new(
+        file: PathBuf,
+        logs: PathBuf,
+        environment: BTreeMap<String, String>,
+        reaper: Reaper,
+    ) -> (Self, Services) {
         let definitions = Definitions::load(file.clone()).unwrap_or_else(|error| {
             // The next change overwrites it, so keep what can perhaps be repaired by a person.
             let aside = file.with_extension("json.broken");
@@ -89,7 +95,7 @@ impl Actor {
         let mut actor = Self {
             definitions,
             slots: BTreeMap::new(),
-            environment: BTreeMap::new(),
+            environment,
             asks,
             views,
             exits: FuturesUnordered::new(),
@@ -265,12 +271,8 @@ impl Actor {
         let mut next = Some(event);
         while let Some(event) = next.take() {
             let slot = self.slot(name);
-            match (slot.supervisor.state(), &event) {
-                (State::Stopping { .. }, Event::Exited(ended)) => slot.say(Notice::Stopped(Some(*ended))),
-                (_, Event::Exited(ended)) => slot.say(Notice::Exited(*ended)),
-                // It waited for its next restart, and had no process that could end.
-                (State::Failed { .. }, Event::Stop { .. }) => slot.say(Notice::Stopped(None)),
-                _ => {}
+            if let Some(notice) = told_by(slot.supervisor.state(), &event) {
+                slot.say(notice);
             }
             let effect = slot.supervisor.handle(event, now);
             slot.after(now);
@@ -439,6 +441,31 @@ impl Slot {
             })
             .await;
         })
+    }
+}
+
+/// What those who listen are told of an event, besides what its effects tell.
+fn told_by(state: &State, event: &Event) -> Option<Notice> {
+    match (state, event) {
+        (State::Stopping { .. }, Event::Exited(ended)) => Some(Notice::Stopped(Some(*ended))),
+        (
+            State::Running { .. } | State::Stopped { .. } | State::Starting | State::Failed { .. },
+            Event::Exited(ended),
+        ) => Some(Notice::Exited(*ended)),
+        // It waited for its next restart, and had no process that could end.
+        (State::Failed { .. }, Event::Stop { .. }) => Some(Notice::Stopped(None)),
+        (
+            State::Running { .. } | State::Stopped { .. } | State::Starting | State::Stopping { .. },
+            Event::Stop { .. },
+        )
+        | (
+            _,
+            Event::Start
+            | Event::Restart { .. }
+            | Event::Spawned { .. }
+            | Event::NotSpawned { .. }
+            | Event::Tick,
+        ) => None,
     }
 }
 

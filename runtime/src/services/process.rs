@@ -25,7 +25,7 @@ use super::{
     definitions::Definition,
     log::{Line, MAX_LINE_BYTES, Source},
 };
-use crate::{limits::usual_descriptors, reap::Reaper};
+use crate::{limits, reap::Reaper};
 
 /// Where services run unless they say otherwise.
 pub(crate) const HOME: &str = "/home/sprite";
@@ -62,11 +62,11 @@ pub(super) fn spawn(
         .stdin(Stdio::null())
         .stdout(stdout_end)
         .stderr(stderr_end);
-    // SAFETY: setsid and setrlimit are async-signal-safe and allocate nothing.
+    // SAFETY: setsid, setrlimit, open and write are async-signal-safe; nothing is allocated.
     unsafe {
         command.pre_exec(|| {
             nix::unistd::setsid()?;
-            usual_descriptors()
+            limits::of_program()
         });
     }
     let (child, ended): (Child, _) =

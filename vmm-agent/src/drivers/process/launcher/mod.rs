@@ -42,8 +42,9 @@ pub(super) use plan::{Channel, Failure, Ids, Order, Plan, Report};
 
 /// The argument that makes the agent's binary a launcher.
 pub(super) const ARGUMENT: &str = "--sprite-launcher";
-/// How much rather than others the kernel ends a sprite's processes when memory is short, of 1000.
-const OOM_SCORE: &str = "500";
+/// How much rather than others the kernel ends a sprite's processes when memory is short, of 1000. The
+/// runtime gives more to what it starts, so that it is not the first of them.
+const OOM_SCORE: &str = "400";
 /// Where PID 1 finds its listening socket.
 const LISTENER: i32 = 3;
 

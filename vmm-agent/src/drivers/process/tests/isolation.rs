@@ -139,3 +139,21 @@ async fn a_fork_bomb_stays_in_its_sprite() {
     assert!(said.to_lowercase().contains("fork"), "{said}");
     world.driver.destroy(id).await.unwrap();
 }
+
+#[tokio::test]
+async fn a_sprite_gets_no_more_than_its_limits() {
+    if !nix::unistd::geteuid().is_root() {
+        return; // as above
+    }
+    let settings = Settings { max_memory_mib: Some(100), max_cpu_percent: Some(20), ..Settings::default() };
+    let world = World::with(settings);
+    let (id, _control) = world.sprite(107).await;
+    let said = world.run(id, "python3 -c 'x = bytearray(300 << 20)'; echo $?; cat /proc/1/comm").await;
+    assert!(said.ends_with("137\nruntime\n"), "{said}");
+    // A loop on one core for a second gets a fifth of it, and what it had saved up.
+    let spin =
+        "import time; e = time.monotonic() + 1\nwhile time.monotonic() < e: pass\nprint(time.process_time())";
+    let spent: f64 = world.run(id, &format!("python3 -c '{spin}'")).await.trim().parse().unwrap();
+    assert!(spent < 0.5, "{spent}");
+    world.driver.destroy(id).await.unwrap();
+}
