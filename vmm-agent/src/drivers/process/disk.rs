@@ -114,12 +114,14 @@ pub(super) fn make(files: &SpriteFiles, hostname: &str, ids: Ids) -> io::Result<
     fs::File::open(files.root())?.sync_all()
 }
 
+/// Every mode is set by itself: the agent may have been started with an umask that forbids others
+/// everything, and inside there are others.
 fn fill(disk: &Path, hostname: &str) -> io::Result<()> {
-    fs::set_permissions(disk, fs::Permissions::from_mode(0o755))?;
+    set_mode(disk, 0o755)?;
     for (path, mode) in DIRECTORIES {
         let path = disk.join(path);
         fs::create_dir(&path)?;
-        fs::set_permissions(&path, fs::Permissions::from_mode(*mode))?;
+        set_mode(&path, *mode)?;
     }
     symlink("/run", disk.join("var/run"))?;
     symlink("/run/lock", disk.join("var/lock"))?;
@@ -127,19 +129,26 @@ fn fill(disk: &Path, hostname: &str) -> io::Result<()> {
         let on_host = Path::new("/").join(name);
         match on_host.symlink_metadata() {
             Ok(meta) if meta.is_symlink() => symlink(fs::read_link(&on_host)?, disk.join(name))?,
-            Ok(meta) if meta.is_dir() => fs::create_dir(disk.join(name))?,
+            Ok(meta) if meta.is_dir() => {
+                fs::create_dir(disk.join(name))?;
+                set_mode(&disk.join(name), 0o755)?;
+            }
             Ok(_) | Err(_) => {}
         }
     }
     let etc = disk.join("etc");
     for name in COPIED_FROM_ETC {
         let to = etc.join(name);
-        if let Some(parent) = to.parent() {
-            fs::create_dir_all(parent)?;
+        if let Some(parent) = to.parent().filter(|parent| !parent.exists()) {
+            fs::create_dir(parent)?;
+            set_mode(parent, 0o755)?;
         }
         copy_readable(&Path::new("/etc").join(name), &to)?;
     }
-    let write = |name: &str, text: &str| fs::write(etc.join(name), text);
+    let write = |name: &str, text: &str| {
+        fs::write(etc.join(name), text)?;
+        set_mode(&etc.join(name), 0o644)
+    };
     write(
         "passwd",
         "root:x:0:0:root:/home/sprite:/bin/bash\n\
@@ -154,6 +163,7 @@ fn fill(disk: &Path, hostname: &str) -> io::Result<()> {
     )?;
     // For su and the like; only root, or somebody whom root has let be, can ask inside.
     fs::create_dir(etc.join("pam.d"))?;
+    set_mode(&etc.join("pam.d"), 0o755)?;
     write(
         "pam.d/other",
         "auth sufficient pam_rootok.so\nauth required pam_deny.so\n\
@@ -183,6 +193,7 @@ fn copy_readable(from: &Path, to: &Path) -> io::Result<()> {
     if meta.is_dir() {
         let Ok(entries) = fs::read_dir(from) else { return Ok(()) };
         fs::create_dir_all(to)?;
+        set_mode(to, 0o755)?;
         for entry in entries {
             let entry = entry?;
             copy_readable(&entry.path(), &to.join(entry.file_name()))?;
@@ -198,7 +209,11 @@ fn copy_readable(from: &Path, to: &Path) -> io::Result<()> {
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied => return Ok(()),
         other => other?,
     };
-    fs::set_permissions(to, fs::Permissions::from_mode(meta.permissions().mode() & 0o755))
+    set_mode(to, meta.permissions().mode() & 0o755)
+}
+
+fn set_mode(path: &Path, mode: u32) -> io::Result<()> {
+    fs::set_permissions(path, fs::Permissions::from_mode(mode))
 }
 
 /// Makes root inside the owner of everything.

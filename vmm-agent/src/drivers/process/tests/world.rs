@@ -80,6 +80,8 @@ impl World {
     }
 
     pub(super) fn with(settings: Settings) -> Self {
+        // As careful operators have it; the sprite's files must not inherit it.
+        nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o077));
         let state = TempDir::new();
         Self { driver: driver(state.path(), settings), state }
     }
