@@ -100,7 +100,7 @@ async fn a_sprite_can_not_change_its_walls() {
     assert!(said.ends_with("\n0\n") && said.contains("/dev/pts/0"), "{said}");
     if nix::unistd::geteuid().is_root() {
         assert_eq!(
-            world.run(id, "su sprite -c 'id -un; touch /usr/x /etc/x 2>/dev/null; echo $?'").await,
+            world.run(id, "su sprite -c 'id -un; cat /etc/hosts /etc/os-release /etc/pam.d/other > /dev/null; touch /usr/x /etc/x 2>/dev/null; echo $?'").await,
             "sprite\n1\n"
         );
     }
