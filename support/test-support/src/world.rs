@@ -433,19 +433,29 @@ impl World {
 
 impl Drop for World {
     fn drop(&mut self) {
-        // A failed test: end what runs, in order, so that the agent can stop its sprites.
-        for child in [self.gateway.take(), self.agent.take()].into_iter().flatten() {
-            let mut child = child;
+        // Whoever succeeded has called `stop`.
+        let failed = self.agent.is_some() || self.gateway.is_some();
+        // End what runs, in order, so that the agent can stop its sprites.
+        for mut child in [self.gateway.take(), self.agent.take()].into_iter().flatten() {
             if let Err(error) = child.stop(STOP_LIMIT) {
                 eprintln!("{error:#}");
             }
         }
-        if std::thread::panicking() {
+        if failed {
             for log in ["agent.log", "gateway.log"] {
-                eprintln!("--- {log}\n{}", tail(&self.dir.path().join(log)));
+                eprintln!("--- {log}\n{}", notable(&self.dir.path().join(log)));
             }
         }
     }
+}
+
+/// The lines of a log that tell of trouble, and its end.
+fn notable(log: &Path) -> String {
+    const MOST: usize = 40;
+    let text = std::fs::read_to_string(log).unwrap_or_default();
+    let troubled = |line: &&str| [" WARN ", " ERROR ", " status=5"].iter().any(|mark| line.contains(mark));
+    let lines: Vec<&str> = text.lines().filter(troubled).take(MOST).collect();
+    format!("{}\n...\n{}", lines.join("\n"), tail(log))
 }
 
 /// Waits until a condition holds, looking often.

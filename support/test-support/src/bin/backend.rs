@@ -40,6 +40,7 @@ use hyper_util::{
     rt::{TokioExecutor, TokioIo},
     server::conn::auto,
 };
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use parking_lot::Mutex;
 use sha2::{Digest, Sha256};
 use tokio::net::TcpListener;
@@ -60,10 +61,17 @@ struct State {
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> anyhow::Result<()> {
     let port = std::env::args().nth(1).unwrap_or_else(|| "8080".into()).parse()?;
+    // Thousands of clients at once are what some tests are about.
+    let (_, most) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    setrlimit(Resource::RLIMIT_NOFILE, most, most)?;
     let listener = TcpListener::bind(SocketAddr::from((Ipv4Addr::UNSPECIFIED, port))).await?;
     let state = Arc::new(State { nonce: rand::random(), ..State::default() });
     loop {
-        let (stream, _) = listener.accept().await?;
+        let Ok((stream, _)) = listener.accept().await else {
+            // Out of descriptors: some will come back.
+            tokio::time::sleep(Duration::from_millis(10)).await;
+            continue;
+        };
         stream.set_nodelay(true)?;
         let state = state.clone();
         tokio::spawn(async move {

@@ -7,11 +7,16 @@
 mod run;
 mod settings;
 
-use std::{collections::HashMap, future::pending, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    future::pending,
+    time::Duration,
+};
 
 use agent_api::{Capabilities, lease::Endpoint};
 use async_trait::async_trait;
 use ids::{Epoch, SpriteId};
+use parking_lot::Mutex;
 use sha2::{Digest, Sha256};
 
 pub(crate) use self::settings::Settings;
@@ -33,11 +38,13 @@ pub(crate) fn configured_id(settings: &Settings) -> SpriteId {
 #[derive(Debug)]
 pub(crate) struct CommandDriver {
     sprites: HashMap<SpriteId, Settings>,
+    /// Those that this run of the agent has paused and not resumed.
+    paused: Mutex<HashSet<SpriteId>>,
 }
 
 impl CommandDriver {
-    pub(crate) const fn new(sprites: HashMap<SpriteId, Settings>) -> Self {
-        Self { sprites }
+    pub(crate) fn new(sprites: HashMap<SpriteId, Settings>) -> Self {
+        Self { sprites, paused: Mutex::default() }
     }
 
     /// Whether this driver runs the sprite.
@@ -88,12 +95,16 @@ impl Driver for CommandDriver {
 
     async fn pause(&self, id: SpriteId) -> Result<(), DriverError> {
         let command = self.sprites.get(&id).and_then(|settings| settings.pause.as_ref());
-        self.run(Verb::Pause, id, command).await
+        self.run(Verb::Pause, id, command).await?;
+        self.paused.lock().insert(id);
+        Ok(())
     }
 
     async fn resume(&self, id: SpriteId) -> Result<(), DriverError> {
         let command = self.sprites.get(&id).and_then(|settings| settings.resume.as_ref());
-        self.run(Verb::Resume, id, command).await
+        self.run(Verb::Resume, id, command).await?;
+        self.paused.lock().remove(&id);
+        Ok(())
     }
 
     async fn suspend(&self, _: SpriteId) -> Result<(), DriverError> {
@@ -102,6 +113,11 @@ impl Driver for CommandDriver {
 
     /// The grace is the command's own matter; what bounds it is its deadline.
     async fn stop(&self, id: SpriteId, _: Duration) -> Result<(), DriverError> {
+        // What has no time can't hear that it should end.
+        let paused = self.paused.lock().contains(&id);
+        if paused {
+            self.resume(id).await?;
+        }
         let command = self.sprites.get(&id).map(|settings| &settings.stop);
         self.run(Verb::Stop, id, command).await
     }
@@ -113,8 +129,14 @@ impl Driver for CommandDriver {
     async fn adopt(&self, id: SpriteId) -> Result<Option<Adopted>, DriverError> {
         let settings = self.settings(Verb::Adopt, id)?;
         let Some(status) = &settings.status else { return Ok(None) };
-        let up = run::is_success(Verb::Adopt, id, status, settings.deadline()).await?;
-        Ok(up.then_some(Adopted::Running))
+        if !run::is_success(Verb::Adopt, id, status, settings.deadline()).await? {
+            return Ok(None);
+        }
+        // Nobody knows whether an earlier agent had paused it.
+        if settings.resume.is_some() {
+            self.resume(id).await?;
+        }
+        Ok(Some(Adopted::Running))
     }
 
     async fn exited(&self, id: SpriteId) {
