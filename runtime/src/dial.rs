@@ -14,7 +14,7 @@ use ids::{Port, ServiceName};
 use runtime_api::{DialRefusal, RefusalCode, Target};
 use tokio::{
     net::TcpStream,
-    time::{Instant, sleep_until, timeout_at},
+    time::{Instant, sleep_until, timeout, timeout_at},
 };
 
 use crate::{
@@ -27,6 +27,10 @@ const RETRY: Duration = Duration::from_millis(250);
 /// An attempt may take so long even if the caller would not wait at all: a connection within a
 /// machine takes microseconds, but the machine may be busy.
 const SHORTEST_ATTEMPT: Duration = Duration::from_millis(200);
+
+/// How long a program may leave one attempt unanswered. Its queue is full then, and the kernel would repeat
+/// the attempt only after 1, 3, 7 and more seconds; giving it up and trying anew is much sooner.
+const FULL_QUEUE: Duration = Duration::from_millis(100);
 
 /// What a dial led to.
 #[derive(Debug)]
@@ -240,7 +244,8 @@ async fn connect(runtime: &Runtime, port: Port, knowledge: Knowledge) -> io::Res
 }
 
 async fn connect_to(address: IpAddr, port: Port) -> io::Result<TcpStream> {
-    let stream = TcpStream::connect(SocketAddr::new(address, port.get())).await?;
+    let attempt = timeout(FULL_QUEUE, TcpStream::connect(SocketAddr::new(address, port.get())));
+    let stream = attempt.await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
     // A port that is free can be given to our own side of the connection, which then connects to
     // itself, and echoes.
     if stream.local_addr()? == stream.peer_addr()? {
