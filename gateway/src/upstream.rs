@@ -7,10 +7,12 @@
 use std::{
     collections::HashMap,
     os::fd::{AsRawFd, RawFd},
+    pin::Pin,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
+    task::{Context, Poll},
 };
 
 use agent_api::lease::Endpoint;
@@ -29,6 +31,7 @@ use pingora::{
     upstreams::peer::Tracing,
 };
 use runtime_api::{DialError, DialRequest, Dialed, Target};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::{
     dial::{DialFailure, connect},
@@ -293,5 +296,74 @@ impl Tracing for Tracer {
 
     fn boxed_clone(&self) -> Box<dyn Tracing> {
         Box::new(Self(self.0.clone()))
+    }
+}
+
+/// A connection into a sprite that Pingora has no part in.
+#[derive(Debug)]
+pub(crate) struct Direct {
+    upstream: Arc<Upstream>,
+    socket: SocketId,
+    stream: Dialed,
+}
+
+impl Direct {
+    /// Dials under the lease; the connection ends with it.
+    pub(crate) async fn dial(upstream: &Arc<Upstream>, request: &DialRequest) -> Result<Self, DialFailure> {
+        let stream = connect(&upstream.endpoint, request).await?;
+        let fd = match &stream {
+            Dialed::Tcp(tcp) => tcp.as_raw_fd(),
+            Dialed::Unix(unix) => unix.as_raw_fd(),
+        };
+        let Some(socket) = upstream.register(fd) else {
+            let gone =
+                std::io::Error::new(std::io::ErrorKind::ConnectionAborted, "the lease ended meanwhile");
+            return Err(DialError::Unreachable(gone).into());
+        };
+        if let Some(socket) = upstream.sockets.lock().open.get_mut(&socket) {
+            socket.busy = 1;
+        }
+        Ok(Self { upstream: upstream.clone(), socket, stream })
+    }
+}
+
+impl Drop for Direct {
+    fn drop(&mut self) {
+        // Before the stream is closed, and its number free again.
+        self.upstream.sockets.lock().open.remove(&self.socket);
+    }
+}
+
+impl AsyncRead for Direct {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<std::io::Result<()>> {
+        match &mut self.get_mut().stream {
+            Dialed::Tcp(tcp) => Pin::new(tcp).poll_read(cx, buf),
+            Dialed::Unix(unix) => Pin::new(unix).poll_read(cx, buf),
+        }
+    }
+}
+
+impl AsyncWrite for Direct {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<std::io::Result<usize>> {
+        match &mut self.get_mut().stream {
+            Dialed::Tcp(tcp) => Pin::new(tcp).poll_write(cx, bytes),
+            Dialed::Unix(unix) => Pin::new(unix).poll_write(cx, bytes),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        // Sockets keep nothing back.
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        match &mut self.get_mut().stream {
+            Dialed::Tcp(tcp) => Pin::new(tcp).poll_shutdown(cx),
+            Dialed::Unix(unix) => Pin::new(unix).poll_shutdown(cx),
+        }
     }
 }

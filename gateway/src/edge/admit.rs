@@ -31,9 +31,21 @@ pub(crate) struct Facts<'a> {
 pub(crate) struct Prepared {
     pub(crate) request_id: String,
     pub(crate) wants_page: bool,
-    pub(crate) upgrade: bool,
     pub(crate) started: Instant,
     pub(crate) admission: Admission,
+}
+
+impl Prepared {
+    /// Takes the request out, if it goes to a sprite.
+    pub(crate) fn take_forward(&mut self) -> Option<Box<Forward>> {
+        match std::mem::replace(&mut self.admission.next, Next::Taken) {
+            Next::Forward(forward) => Some(forward),
+            other @ (Next::Api(_) | Next::Refuse(_) | Next::Taken) => {
+                self.admission.next = other;
+                None
+            }
+        }
+    }
 }
 
 /// What was decided, and how long it took.
@@ -54,6 +66,8 @@ pub(crate) enum Next {
     Api(Verified),
     /// It is refused.
     Refuse(EdgeError),
+    /// It is already on its way.
+    Taken,
 }
 
 /// A request that may go to a sprite, and the lease under which it does.

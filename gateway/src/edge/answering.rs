@@ -35,6 +35,26 @@ pub(crate) async fn write_answer(
     write_whole(session, ctx, response, content_type, body.into()).await
 }
 
+/// A whole answer, for a connection that Pingora has no part in and that ends with it.
+pub(crate) fn raw(answer: &Answer, shape: Shape, request_id: &str, class: Class) -> Vec<u8> {
+    let (content_type, body) = answer.body(shape, request_id);
+    let reason = http::StatusCode::from_u16(answer.status).ok().and_then(|status| status.canonical_reason());
+    let mut head = format!(
+        "HTTP/1.1 {} {}\r\ncontent-type: {content_type}\r\ncontent-length: {}\r\nx-request-id: {request_id}\r\n\
+         cache-control: no-store\r\nconnection: close\r\n",
+        answer.status,
+        reason.unwrap_or_default(),
+        body.len(),
+    );
+    if let Some(seconds) = answer.retry_after_s {
+        head.push_str(&format!("retry-after: {seconds}\r\n"));
+    }
+    if class == Class::Inside {
+        head.push_str(&format!("sprite-version: {SPRITE_VERSION}\r\n"));
+    }
+    format!("{head}\r\n{body}").into_bytes()
+}
+
 /// Writes a head and all of its body.
 pub(crate) async fn write_whole(
     session: &mut Session,

@@ -23,11 +23,13 @@ use tracing::debug;
 use super::{
     Edge,
     admit::{Facts, Prepared, admit},
-    head::{self, Framing, Head, HeadError},
+    answering,
+    head::{self, Head, HeadError},
     proxy::EdgeProxy,
     request_id,
     respond::{EdgeError, Shape, answer},
     tracked::Tracked,
+    tunnel,
 };
 use crate::{
     ledger::Conn,
@@ -120,6 +122,12 @@ impl Gate {
                 debug!(peer = %client.conn().peer(), "A client left while its request was held");
                 return;
             };
+            let mut prepared = prepared;
+            if tunnel::is_wanted(&head)
+                && let Some(forward) = prepared.take_forward()
+            {
+                return tunnel::serve(&self.edge, client, &head, prepared, forward).await;
+            }
             client.admit_request(head.length, head.framing);
             let handover = Handover::new(client.conn().clone(), prepared);
             let Some(kept) = self.enter_pingora(client).await else { return };
@@ -167,13 +175,7 @@ impl Gate {
             request_id: &request_id,
         };
         let admission = admit(&self.edge, &conn, &facts, gone(client, head.length)).await?;
-        Some(Prepared {
-            wants_page: head.wants_page,
-            upgrade: head.framing == Framing::Upgrade,
-            request_id,
-            started,
-            admission,
-        })
+        Some(Prepared { wants_page: head.wants_page, request_id, started, admission })
     }
 
     /// Lets Pingora serve one request; the connection comes back if it can be used again.
@@ -193,18 +195,10 @@ impl Gate {
         self.edge.metrics.refusal(&answer.code);
         self.edge.metrics.request(Class::Unknown, answer.status, Duration::ZERO);
         let request_id = request_id::of(None);
-        let (content_type, body) = answer.body(Shape::Json, &request_id);
-        let reason =
-            http::StatusCode::from_u16(answer.status).ok().and_then(|s| s.canonical_reason()).unwrap_or("");
-        let text = format!(
-            "HTTP/1.1 {} {reason}\r\ncontent-type: {content_type}\r\ncontent-length: {}\r\nx-request-id: {request_id}\r\n\
-             cache-control: no-store\r\nconnection: close\r\n\r\n{body}",
-            answer.status,
-            body.len(),
-        );
+        let text = answering::raw(&answer, Shape::Json, &request_id, Class::Unknown);
         debug!(peer = %client.conn().peer(), %error, request_id, "Refused what is not a request");
         // Whether it was read or not, this connection ends here.
-        let _ended = timeout(LAST_WORDS, client.end_with(text.as_bytes())).await;
+        let _ended = timeout(LAST_WORDS, client.end_with(&text)).await;
     }
 }
 
@@ -226,7 +220,7 @@ impl Drop for Handover {
 }
 
 /// Ends when the client has left. Until then, what it sends is kept, up to a bound: then it has to wait.
-async fn gone(client: &mut Tracked, head_bytes: usize) {
+pub(super) async fn gone(client: &mut Tracked, head_bytes: usize) {
     while client.ahead().len() < head_bytes + HELD_BYTES {
         if !matches!(client.fill().await, Ok(1..)) {
             return;

@@ -9,8 +9,10 @@
 //! HTTP/1 requests are held before Pingora is entered: a held request then costs a small task and a
 //! small buffer. HTTP/2 streams are held in Pingora's request filter. Both go through one `admit`.
 
+mod access;
 pub(crate) mod admit;
 pub(crate) mod answering;
+mod attempt;
 mod chunks;
 pub(crate) mod ctx;
 mod gate;
@@ -18,11 +20,13 @@ mod head;
 pub(crate) mod headers;
 pub(crate) mod listen;
 pub(crate) mod proxy;
+mod relay;
 mod request;
 pub(crate) mod request_id;
 pub(crate) mod respond;
 mod tracked;
 mod transport;
+mod tunnel;
 
 use std::sync::Arc;
 

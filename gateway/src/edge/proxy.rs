@@ -17,13 +17,14 @@ use pingora::{
     proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, Session},
     upstreams::peer::{H1UpgradePolicy, HttpPeer, Tracer},
 };
-use runtime_api::{DialError, DialRequest, RefusalCode, Target};
-use tracing::{debug, info};
+use tracing::debug;
 
 use super::{
     Edge,
+    access::{self, Line},
     admit::{Admission, Facts, Next, Prepared, admit, identity},
     answering::{SPRITE_VERSION, write_answer},
+    attempt,
     ctx::{RequestCtx, UpstreamTry},
     headers::{self, Told},
     request::{h2_host, host_of, is_grpc, port_of, wants_page},
@@ -33,7 +34,6 @@ use super::{
 };
 use crate::{
     api,
-    dial::DialFailure,
     metrics::{Class, Side},
     upstream::Dialer,
 };
@@ -41,12 +41,6 @@ use crate::{
 /// A request with this header, whatever its value, is answered with `Server-Timing`: how long it took to
 /// authorize, to hold, to connect, and to the first byte. The sprite does not see the header.
 const TIMING_WANTED: &str = "sprite-timing";
-/// Tries to reach a sprite that is awake but does not answer; with growing pauses some 5 s in all.
-const MAX_TRIES: u32 = 14;
-/// The pause before the second try.
-const FIRST_PAUSE: Duration = Duration::from_millis(10);
-/// The longest pause between two tries.
-const LONGEST_PAUSE: Duration = Duration::from_millis(500);
 /// Streams on one HTTP/2 connection into a sprite: what gRPC servers allow by default.
 const UPSTREAM_H2_STREAMS: usize = 100;
 /// What connecting may take beyond the wait for the port.
@@ -65,10 +59,9 @@ impl EdgeProxy {
     async fn admission(&self, session: &mut Session, ctx: &mut RequestCtx) -> Option<Admission> {
         let conn = ctx.conn.clone()?;
         if let Some(prepared) = conn.take_prepared() {
-            let Prepared { request_id, wants_page, upgrade, started, admission } = prepared;
+            let Prepared { request_id, wants_page, started, admission } = prepared;
             ctx.request_id = request_id;
             ctx.wants_page = wants_page;
-            ctx.upgrade = upgrade;
             ctx.started = started;
             return Some(admission);
         }
@@ -116,31 +109,6 @@ impl EdgeProxy {
         write_answer(session, ctx, &answer, shape).await
     }
 
-    /// Before another try: the same lease after a pause, or a new one if it has ended (T6, T24).
-    async fn try_again(&self, ctx: &mut RequestCtx) -> Result<(), EdgeError> {
-        let Some(conn) = ctx.conn.clone() else { return Err(EdgeError::Internal("no connection".into())) };
-        let Some(forward) = &mut ctx.forward else { return Err(EdgeError::Internal("nowhere to go".into())) };
-        let slot = forward.lease.slot().clone();
-        let current = slot.published().is_some_and(|now| Arc::ptr_eq(&now, forward.lease.upstream()));
-        if current {
-            let pause = FIRST_PAUSE.saturating_mul(1 << ctx.tries.min(10)).min(LONGEST_PAUSE);
-            tokio::time::sleep(pause).await;
-            return Ok(());
-        }
-        debug!(request_id = ctx.request_id, "The lease ended before the request was sent; acquiring again");
-        let waited = Instant::now();
-        let lease = tokio::select! {
-            lease = slot.acquire(&forward.allowed, &ctx.request_id) => lease?,
-            () = conn.left() => {
-                ctx.abandoned = true;
-                return Err(EdgeError::SpriteSlept);
-            }
-        };
-        forward.lease = lease;
-        ctx.hold_took += waited.elapsed();
-        Ok(())
-    }
-
     fn peer(&self, session: &Session, ctx: &mut RequestCtx) -> Result<Box<HttpPeer>, EdgeError> {
         let Some((forward, conn)) = ctx.forward.as_ref().zip(ctx.conn.clone()) else {
             return Err(EdgeError::Internal("a request without a sprite".into()));
@@ -149,16 +117,7 @@ impl EdgeProxy {
         let h2 = is_grpc(session.req_header());
         let upstream = forward.lease.upstream().clone();
         let pool_key = upstream.pool_key(forward.target, h2);
-        let wait_ms = match forward.target {
-            Target::Web | Target::Port(_) => u64::try_from(timing.port_wait.as_millis()).unwrap_or(u64::MAX),
-            Target::Api => 0,
-        };
-        let request = DialRequest {
-            target: forward.target,
-            wait_ms,
-            handoff: true,
-            request_id: Some(ctx.request_id.clone()),
-        };
+        let request = attempt::dial_request(&self.edge, forward, &ctx.request_id);
         let dialer = Dialer::new(upstream, conn, request, pool_key);
         // Never dialled: the address only has to be one that the pool does not compare with the socket's.
         let address = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 80));
@@ -168,8 +127,8 @@ impl EdgeProxy {
         peer.options.tracer = Some(Tracer(dialer.tracing()));
         peer.options.idle_timeout = Some(timing.upstream_idle);
         peer.options.total_connection_timeout = Some(timing.port_wait + CONNECT_SLACK);
-        peer.options.http_upstream_request_policy.h1_upgrade =
-            if ctx.upgrade { H1UpgradePolicy::Preserve } else { H1UpgradePolicy::Deny };
+        // Upgrades never come here: see `tunnel`.
+        peer.options.http_upstream_request_policy.h1_upgrade = H1UpgradePolicy::Deny;
         if h2 {
             peer.options.set_http_version(2, 2);
             peer.options.max_h2_streams = UPSTREAM_H2_STREAMS;
@@ -214,6 +173,7 @@ impl ProxyHttp for EdgeProxy {
                 api::serve(&self.edge, session, ctx, &verified).await?;
                 Ok(true)
             }
+            Next::Taken => Err(failed(ctx, EdgeError::Internal("a request was served twice".into()))),
             Next::Refuse(error) => {
                 self.refuse(session, ctx, error).await?;
                 Ok(true)
@@ -227,7 +187,7 @@ impl ProxyHttp for EdgeProxy {
         ctx: &mut RequestCtx,
     ) -> pingora::Result<Box<HttpPeer>> {
         if ctx.tries > 0
-            && let Err(error) = self.try_again(ctx).await
+            && let Err(error) = attempt::again(ctx).await
         {
             return Err(failed(ctx, error));
         }
@@ -327,22 +287,12 @@ impl ProxyHttp for EdgeProxy {
         // Nothing of the request has been sent: whatever may help is safe.
         let failure = ctx.attempt.as_ref().and_then(|attempt| attempt.dialer.take_failure());
         let (cause, may_help) = match failure {
-            Some(DialFailure::Runtime(DialError::Refused(refusal))) => {
-                let asleep = refusal.code == RefusalCode::ShuttingDown;
-                (EdgeError::DialRefused(refusal), asleep)
-            }
-            Some(DialFailure::Runtime(failure @ (DialError::Unreachable(_) | DialError::TimedOut(_)))) => {
-                (EdgeError::SpriteUnreachable(chain(&failure)), true)
-            }
-            Some(DialFailure::Runtime(failure @ DialError::Protocol(_))) => {
-                (EdgeError::SpriteUnreachable(chain(&failure)), false)
-            }
-            Some(DialFailure::NoRuntime) => (EdgeError::NoRuntime, false),
+            Some(failure) => attempt::classify(failure),
             None => (EdgeError::SpriteUnreachable(error.to_string()), false),
         };
         ctx.abandoned |= ctx.attempt.as_ref().is_some_and(|attempt| attempt.dialer.was_abandoned());
         ctx.error = Some(cause);
-        error.set_retry(may_help && !ctx.abandoned && ctx.tries < MAX_TRIES);
+        error.set_retry(may_help && !ctx.abandoned && ctx.tries < attempt::MAX_TRIES);
         error
     }
 
@@ -369,7 +319,9 @@ impl ProxyHttp for EdgeProxy {
         // always means that the server closed it for being idle, and the request only reads.
         let only_reads = session.req_header().method.is_safe();
         let unanswered = session.response_written().is_none() && !session.as_ref().retry_buffer_truncated();
-        error.set_retry(upstream && reused && only_reads && unanswered && !slept && ctx.tries < MAX_TRIES);
+        error.set_retry(
+            upstream && reused && only_reads && unanswered && !slept && ctx.tries < attempt::MAX_TRIES,
+        );
         error
     }
 
@@ -423,32 +375,17 @@ impl ProxyHttp for EdgeProxy {
 
     async fn logging(&self, session: &mut Session, _: Option<&Error>, ctx: &mut RequestCtx) {
         let status = session.response_written().map_or(ctx.status, |response| response.status.as_u16());
-        self.edge.metrics.request(ctx.class, status, ctx.first_byte.unwrap_or_else(|| ctx.started.elapsed()));
         let request = session.req_header();
-        let ms = |took: Duration| (took.as_secs_f64() * 1e6).round() / 1e3;
-        info!(
-            target: "access",
-            request_id = ctx.request_id,
-            class = ctx.class.as_str(),
-            peer = ctx.conn.as_ref().map(|conn| tracing::field::display(conn.peer())),
-            method = %request.method,
-            host = host_of(request),
-            path = request.uri.path(),
+        let count = |bytes: usize| u64::try_from(bytes).unwrap_or(u64::MAX);
+        let line = Line {
+            method: &request.method,
+            host: host_of(request),
+            path: request.uri.path(),
             status,
-            abandoned = ctx.abandoned,
-            sprite = ctx.forward.as_ref().map(|forward| tracing::field::display(forward.route.sprite.id)),
-            epoch = ctx.forward.as_ref().map(|forward| forward.lease.upstream().epoch().0),
-            error = ctx.error.as_ref().map(tracing::field::display),
-            tries = ctx.tries,
-            received = session.body_bytes_read(),
-            sent = session.body_bytes_sent(),
-            auth_ms = ms(ctx.auth_took),
-            hold_ms = ms(ctx.hold_took),
-            connect_ms = ctx.connect_took.map(ms),
-            first_byte_ms = ctx.first_byte.map(ms),
-            total_ms = ms(ctx.started.elapsed()),
-            "Request"
-        );
+            received: count(session.body_bytes_read()),
+            sent: count(session.body_bytes_sent()),
+        };
+        access::log(&self.edge, ctx, &line);
     }
 }
 
@@ -479,10 +416,4 @@ fn is_gone(error: &Error) -> bool {
             | ErrorType::WriteTimedout
             | ErrorType::ReadTimedout
     )
-}
-
-/// An error with its causes, for the log.
-fn chain(error: &dyn std::error::Error) -> String {
-    let causes = std::iter::successors(error.source(), |error| error.source());
-    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
 }

@@ -106,9 +106,17 @@ impl Tracked {
         self.limit = match framing {
             Framing::Length(length) => Limit::Length(length.saturating_add(head_bytes as u64)),
             Framing::Chunked => Limit::Chunked { head: head_bytes, body: Chunks::default() },
+            // Those take another way, and hold nothing back there.
             Framing::Upgrade => Limit::Open,
         };
         self.answer = AnswerHead::Awaited;
+    }
+
+    /// Forgets the head, and lets the reader have everything behind it. What is written is not kept back.
+    pub(crate) fn admit_tunnel(&mut self, head_bytes: usize) {
+        self.ahead.advance(head_bytes);
+        self.limit = Limit::Open;
+        self.answer = AnswerHead::Sent;
     }
 
     /// Waits for more bytes and keeps them; 0 when the client has ended.
