@@ -15,7 +15,7 @@ async fn a_sprite_sees_nothing_of_the_host_but_its_programs() {
     assert_eq!(see(&format!("ls -d {state} 2>/dev/null; echo done")).await, "done\n");
     assert_eq!(see("ls /.sprite/run /run/runtime.sock 2>/dev/null; echo done").await, "done\n");
     assert_eq!(
-        see("ls /etc/shadow /etc/ssh /root/.ssh /proc/1/root/work 2>/dev/null; echo done").await,
+        see("ls /etc/shadow /etc/ssh /root/.ssh /proc/1/root/boot 2>/dev/null; echo done").await,
         "done\n"
     );
     assert_eq!(see("ls /sys/class/net 2>/dev/null || echo lo; hostname").await, "lo\ndemo\n");
