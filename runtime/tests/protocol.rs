@@ -220,6 +220,31 @@ async fn a_dial_ends_the_moment_that_something_listens() {
     assert!(begun.elapsed() >= Duration::from_millis(150) && begun.elapsed() < Duration::from_secs(2));
 }
 
+/// The kernel would knock again only after a second.
+#[tokio::test]
+async fn a_program_whose_queue_was_full_is_reached_soon_after_it_takes_connections_again() {
+    const CROWD: usize = 6;
+    let sprite = Sprite::start();
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let listener = socket.listen(1).unwrap();
+    let port: Port = listener.local_addr().unwrap().port().try_into().unwrap();
+    let slow = tokio::spawn(async move {
+        sleep(Duration::from_millis(150)).await;
+        let mut taken = Vec::new();
+        while let Ok((stream, _)) = listener.accept().await {
+            taken.push(stream);
+        }
+    });
+    let begun = Instant::now();
+    let crowd = (0..CROWD).map(|_| sprite.dial(Target::Port(port), 5000));
+    for dialed in futures_util::future::join_all(crowd).await {
+        assert!(matches!(dialed, Ok(Dialed::Tcp(_))), "{dialed:?}");
+    }
+    assert!(begun.elapsed() < Duration::from_millis(900), "{:?}", begun.elapsed());
+    slow.abort();
+}
+
 #[tokio::test]
 async fn a_caller_that_hangs_up_leaves_nothing_behind() {
     let sprite = Sprite::start();
