@@ -9,6 +9,9 @@ use super::{
 };
 use crate::metrics::Class;
 
+/// A request with this header, whatever its value, is answered with `Server-Timing`: how long it took to
+/// authorize, to hold, to connect, and to the first byte. The sprite does not see the header.
+pub(super) const TIMING_WANTED: &str = "sprite-timing";
 /// What is sent with every answer of the API: clients choose their dialect by it.
 pub(crate) const SPRITE_VERSION: &str = "v0.0.1-rc46";
 /// A refused request's body up to this size is read so that the connection can be used again.

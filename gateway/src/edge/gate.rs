@@ -126,7 +126,8 @@ impl Gate {
             if tunnel::is_wanted(&head)
                 && let Some(forward) = prepared.take_forward()
             {
-                return tunnel::serve(&self.edge, client, &head, prepared, forward).await;
+                // Boxed, so that connections without a tunnel don't have its size.
+                return Box::pin(tunnel::serve(&self.edge, client, &head, prepared, forward)).await;
             }
             client.admit_request(head.length, head.framing);
             let handover = Handover::new(client.conn().clone(), prepared);

@@ -23,7 +23,7 @@ use super::{
     Edge,
     access::{self, Line},
     admit::{Admission, Facts, Next, Prepared, admit, identity},
-    answering::{SPRITE_VERSION, write_answer},
+    answering::{SPRITE_VERSION, TIMING_WANTED, write_answer},
     attempt,
     ctx::{RequestCtx, UpstreamTry},
     headers::{self, Told},
@@ -38,9 +38,6 @@ use crate::{
     upstream::Dialer,
 };
 
-/// A request with this header, whatever its value, is answered with `Server-Timing`: how long it took to
-/// authorize, to hold, to connect, and to the first byte. The sprite does not see the header.
-const TIMING_WANTED: &str = "sprite-timing";
 /// Streams on one HTTP/2 connection into a sprite: what gRPC servers allow by default.
 const UPSTREAM_H2_STREAMS: usize = 100;
 /// What connecting may take beyond the wait for the port.

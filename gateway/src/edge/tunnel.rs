@@ -18,7 +18,7 @@ use super::{
     Edge,
     access::{self, Line},
     admit::{Admission, Forward, Prepared, identity},
-    answering::{self, SPRITE_VERSION},
+    answering::{self, SPRITE_VERSION, TIMING_WANTED},
     attempt,
     chunks::Chunks,
     ctx::RequestCtx,
@@ -107,16 +107,28 @@ struct Tunnel<'a> {
 
 impl Tunnel<'_> {
     async fn run(&mut self, head: &Head) -> Result<(), Failure> {
+        // What is needed for the exchange only is gone when the relay begins: tunnels live long.
+        let mut sprite = Box::pin(self.exchange(head)).await?;
+        if let Some(sprite) = &mut sprite
+            && let Err(error) = relay(&mut self.client, sprite, self.moved).await
+        {
+            debug!(request_id = self.ctx.request_id, %error, "A tunnel broke");
+        }
+        // The peer may be gone already; either way it is over.
+        let _closed = self.client.shutdown().await;
+        Ok(())
+    }
+
+    /// Sends the request and passes the answer on; the connection into the sprite, if it was upgraded.
+    async fn exchange(&mut self, head: &Head) -> Result<Option<Direct>, Failure> {
         let mut request = parse_request(&self.client.ahead()[..head.length], head)?;
-        self.ctx.wants_timing = request.headers.contains_key("sprite-timing");
+        self.ctx.wants_timing = request.headers.contains_key(TIMING_WANTED);
         self.rewrite(&mut request, head).map_err(internal)?;
         // From here on everything the client sends is for the sprite.
         self.client.admit_tunnel(head.length);
         let mut sprite = self.connect().await?;
-        let mut wire = Vec::with_capacity(1024);
-        write_request(&request, &mut wire);
         let broken = |error: std::io::Error| Failure::Error(EdgeError::UpstreamBroken(error.to_string()));
-        sprite.write_all(&wire).await.map_err(broken)?;
+        sprite.write_all(&wire_of(&request)).await.map_err(broken)?;
         let (response, rest) = self.response(&mut sprite).await?;
         self.ctx.first_byte = Some(self.ctx.started.elapsed());
         self.ctx.status = response.status.as_u16();
@@ -127,18 +139,13 @@ impl Tunnel<'_> {
         let framing = body_framing(&response, &head.method);
         let wire = self.rewrite_response(response, upgraded, head).map_err(internal)?;
         self.tell_client(&wire).await?;
-        if upgraded {
-            self.tell_client(&rest).await?;
-            self.moved.to_client += rest.len() as u64;
-            if let Err(error) = relay(&mut self.client, &mut sprite, self.moved).await {
-                debug!(request_id = self.ctx.request_id, %error, "A tunnel broke");
-            }
-        } else {
+        if !upgraded {
             self.pass_body(&mut sprite, rest, framing?).await?;
+            return Ok(None);
         }
-        // The peer may be gone already; either way it is over.
-        let _closed = self.client.shutdown().await;
-        Ok(())
+        self.tell_client(&rest).await?;
+        self.moved.to_client += rest.len() as u64;
+        Ok(Some(sprite))
     }
 
     fn rewrite(&self, request: &mut RequestHeader, head: &Head) -> pingora::Result<()> {
@@ -316,13 +323,15 @@ fn parse_request(bytes: &[u8], head: &Head) -> Result<RequestHeader, EdgeError> 
     Ok(request)
 }
 
-fn write_request(request: &RequestHeader, wire: &mut Vec<u8>) {
+fn wire_of(request: &RequestHeader) -> Vec<u8> {
+    let mut wire = Vec::with_capacity(1024);
     wire.extend_from_slice(request.method.as_str().as_bytes());
     wire.push(b' ');
     wire.extend_from_slice(request.raw_path());
     wire.extend_from_slice(b" HTTP/1.1\r\n");
-    request.header_to_h1_wire(wire);
+    request.header_to_h1_wire(&mut wire);
     wire.extend_from_slice(b"\r\n");
+    wire
 }
 
 /// Names every field that concerns this connection only, but `Upgrade`.
