@@ -259,6 +259,10 @@ impl ProxyHttp for EdgeProxy {
             forward.lease.answered();
         }
         headers::drop_hop_by_hop(response, session.as_downstream().is_http2());
+        if session.req_header().version == Version::HTTP_10 {
+            // Such a client does not know chunks: the end of the connection ends the body (RFC 9112 §6.1).
+            response.remove_header(&http::header::TRANSFER_ENCODING);
+        }
         if response.version < Version::HTTP_11 {
             // The version is ours to say, hop by hop (RFC 9110 §6.2).
             response.set_version(Version::HTTP_11);
