@@ -34,12 +34,14 @@ pub(crate) enum Cell {
     /// 1 MiB from the client
     Up,
     /// WebSocket messages of 64 bytes and their echoes
+    #[value(name = "websocket")]
     WebSocket,
     /// Memory of an idle HTTP/1.1 connection
     IdleH1,
     /// The same over TLS
     IdleTls,
     /// Memory of an idle WebSocket
+    #[value(name = "idle-websocket")]
     IdleWebSocket,
     /// POSTs that wait for a backend that comes later
     Held,

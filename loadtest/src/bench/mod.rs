@@ -43,7 +43,7 @@ use self::{
 /// What tokio's runtimes take the number of their threads from: the gateway's, like its peers', is one.
 const WORKERS: &str = "TOKIO_WORKER_THREADS";
 const FULL: Size = Size {
-    rounds: 7,
+    rounds: 5,
     memory_rounds: 3,
     window: Duration::from_millis(1500),
     latency_window: Duration::from_secs(4),
@@ -70,6 +70,15 @@ pub(crate) struct Arguments {
     /// Only these cells
     #[arg(long, value_name = "CELL")]
     only: Vec<Cell>,
+    /// Only these peers
+    #[arg(long, value_name = "PEER")]
+    peer: Vec<Kind>,
+    /// How many idle connections
+    #[arg(long)]
+    idle: Option<usize>,
+    /// How many held POSTs
+    #[arg(long)]
+    held: Option<usize>,
     /// Where the plot goes; always also into target/bench/
     #[arg(long, value_name = "FILE")]
     plot: Option<PathBuf>,
@@ -97,19 +106,30 @@ pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<()> {
 async fn measure(arguments: Arguments) -> anyhow::Result<()> {
     let size = if arguments.quick { QUICK } else { FULL };
     let rounds = arguments.rounds.unwrap_or(size.rounds);
-    let size = Size { rounds, memory_rounds: size.memory_rounds.min(rounds), ..size };
-    let cells = if arguments.only.is_empty() { Cell::value_variants().to_vec() } else { arguments.only };
+    let size = Size {
+        rounds,
+        memory_rounds: size.memory_rounds.min(rounds),
+        idle: arguments.idle.unwrap_or(size.idle),
+        held: arguments.held.unwrap_or(size.held),
+        ..size
+    };
+    let cells = match arguments.only.is_empty() {
+        true => Cell::value_variants().to_vec(),
+        false => arguments.only.clone(),
+    };
     // Each idle WebSocket is two descriptors of its proxy.
     let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
     setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?;
-    ensure!(hard > 3 * size.idle as u64, "{hard} open files are too few; raise the limit (ulimit -n)");
+    let needed = 2 * size.idle.max(size.held) + 200;
+    ensure!(hard > needed as u64, "{hard} open files are too few for {needed}; raise the limit (ulimit -n)");
 
     let began = Instant::now();
     let output = program(Program::Gateway)?.with_file_name("").join("../bench");
     fs::create_dir_all(&output)?;
     let mut results = Results::default();
     let mut installed = Vec::new();
-    for kind in Kind::ALL {
+    let asked = |kind: &Kind| arguments.peer.is_empty() || arguments.peer.contains(kind);
+    for kind in Kind::ALL.into_iter().filter(asked) {
         if kind.installed()? {
             installed.push(kind);
         } else {

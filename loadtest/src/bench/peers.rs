@@ -9,6 +9,7 @@ use std::{
 };
 
 use anyhow::{Context, ensure};
+use clap::ValueEnum;
 use serde_json::json;
 use test_support::{Child, Options, Program, World, program};
 use tokio::time::timeout;
@@ -28,7 +29,7 @@ const STOP_LIMIT: Duration = Duration::from_secs(5);
 const SPRITE: &str = "bench";
 
 /// In the order of the table's columns.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
 pub(crate) enum Kind {
     Direct,
     Nginx,
@@ -272,8 +273,10 @@ async fn gateway(tls: Tls, work: Assignment<'_>) -> anyhow::Result<Peer> {
         "[[command]]\norganization = \"acme\"\nname = \"{SPRITE}\"\nweb = \"{}\"\nstart = {start}\nstop = [\"/bin/true\"]\n",
         work.backend,
     );
-    let world =
-        World::start(Options { agent, idle: Duration::from_secs(3600), ..Options::default() }).await?;
+    // The others write no access log either.
+    let gateway = "[log]\nfilter = \"warn\"\n".to_owned();
+    let idle = Duration::from_secs(3600);
+    let world = World::start(Options { agent, gateway, idle, ..Options::default() }).await?;
     let settings = json!({ "url_settings": { "auth": "sprite" } });
     let (status, sprite) = world.call("PUT", &format!("/v1/sprites/{SPRITE}"), Some(settings)).await?;
     ensure!(status == 200, "the sprite was refused: {status} {sprite}");
