@@ -1,12 +1,13 @@
 //! What is measured: cells of a table, of one or more figures each.
 
-use std::{path::Path, time::Duration};
+use std::time::Duration;
 
+use anyhow::Context;
 use clap::ValueEnum;
 
 use super::{
-    closed::{self, BODY, Rate, Work},
-    held,
+    closed::{self, Rate, Work},
+    held::{self, Over},
     idle::{self, Idle},
     open,
     peers::{Assignment, Kind, Peer},
@@ -27,6 +28,8 @@ pub(crate) enum Cell {
     Tls,
     /// TLS connections, a full handshake and one request each
     TlsNew,
+    /// TLS connections that resume a session
+    TlsResumed,
     /// Small requests over HTTP/2 and TLS, 8 connections of 32 streams
     H2,
     /// 1 MiB to the client
@@ -40,11 +43,15 @@ pub(crate) enum Cell {
     IdleH1,
     /// The same over TLS
     IdleTls,
+    /// Memory of an idle HTTP/2 connection over TLS
+    IdleH2,
     /// Memory of an idle WebSocket
     #[value(name = "idle-websocket")]
     IdleWebSocket,
     /// POSTs that wait for a backend that comes later
     Held,
+    /// The same over HTTP/2 and TLS, 50 streams on each connection
+    HeldH2,
 }
 
 const fn rate(id: &'static str, title: &'static str, unit: &'static str) -> Figure {
@@ -56,7 +63,7 @@ const fn cost(id: &'static str, title: &'static str, unit: &'static str, digits:
 }
 
 /// All figures, in the order of the table's rows.
-pub(crate) const FIGURES: [Figure; 26] = [
+pub(crate) const FIGURES: [Figure; 33] = [
     rate("h1", "h1 keep-alive, 64 connections", "req/s"),
     cost("h1-cpu", "its CPU per request", "µs", 1),
     rate("new", "new connection per request", "req/s"),
@@ -68,6 +75,8 @@ pub(crate) const FIGURES: [Figure; 26] = [
     cost("tls-cpu", "its CPU per request", "µs", 1),
     rate("tls-new", "TLS new connections, full handshakes", "conn/s"),
     cost("tls-new-cpu", "its CPU per connection", "µs", 0),
+    rate("tls-resumed", "TLS new connections, resumed", "conn/s"),
+    cost("tls-resumed-cpu", "its CPU per connection", "µs", 0),
     rate("h2", "h2 over TLS, 8 × 32 streams", "req/s"),
     cost("h2-cpu", "its CPU per request", "µs", 1),
     rate("down", "1 MiB bodies down", "MiB/s"),
@@ -78,11 +87,16 @@ pub(crate) const FIGURES: [Figure; 26] = [
     cost("websocket-cpu", "its CPU per echo", "µs", 1),
     cost("idle-h1", "memory: idle h1 connection", "KiB", 2),
     cost("idle-tls", "memory: idle TLS connection", "KiB", 2),
+    cost("idle-h2", "memory: idle h2 connection", "KiB", 2),
     cost("idle-websocket", "memory: idle WebSocket", "KiB", 2),
     cost("held", "memory: held POST", "KiB", 2),
     cost("held-cpu", "CPU while they wait", "% of a core", 1),
     cost("held-lost", "held POSTs lost", "", 0),
     cost("held-last", "last answer after the backend is ready", "ms", 0),
+    cost("held-h2", "memory: held POST on an h2 stream", "KiB", 2),
+    cost("held-h2-cpu", "CPU while they wait", "% of a core", 1),
+    cost("held-h2-lost", "held h2 POSTs lost", "", 0),
+    cost("held-h2-last", "last answer after the backend is ready", "ms", 0),
 ];
 
 fn figure(id: &str) -> anyhow::Result<Figure> {
@@ -108,11 +122,18 @@ impl Cell {
             Self::New => (Work::Connection(Scheme::Http), "new", "new-cpu"),
             Self::Tls => (Work::Request(Scheme::Https), "tls", "tls-cpu"),
             Self::TlsNew => (Work::Connection(Scheme::Https), "tls-new", "tls-new-cpu"),
+            Self::TlsResumed => (Work::Connection(Scheme::Resuming), "tls-resumed", "tls-resumed-cpu"),
             Self::H2 => (Work::Stream, "h2", "h2-cpu"),
             Self::Down => (Work::Download, "down", "down-cpu"),
             Self::Up => (Work::Upload, "up", "up-cpu"),
             Self::WebSocket => (Work::Message, "websocket", "websocket-cpu"),
-            Self::Latency | Self::IdleH1 | Self::IdleTls | Self::IdleWebSocket | Self::Held => return None,
+            Self::Latency
+            | Self::IdleH1
+            | Self::IdleTls
+            | Self::IdleH2
+            | Self::IdleWebSocket
+            | Self::Held
+            | Self::HeldH2 => return None,
         })
     }
 
@@ -120,32 +141,64 @@ impl Cell {
         match self {
             Self::IdleH1 => Some((Idle::Http, "idle-h1")),
             Self::IdleTls => Some((Idle::Https, "idle-tls")),
+            Self::IdleH2 => Some((Idle::H2, "idle-h2")),
             Self::IdleWebSocket => Some((Idle::WebSocket, "idle-websocket")),
             Self::H1
             | Self::New
             | Self::Latency
             | Self::Tls
             | Self::TlsNew
+            | Self::TlsResumed
             | Self::H2
             | Self::Down
             | Self::Up
             | Self::WebSocket
-            | Self::Held => None,
+            | Self::Held
+            | Self::HeldH2 => None,
         }
+    }
+
+    fn held(self) -> Option<(Over, [&'static str; 4])> {
+        match self {
+            Self::Held => Some((Over::Http1, ["held", "held-cpu", "held-lost", "held-last"])),
+            Self::HeldH2 => Some((Over::H2, ["held-h2", "held-h2-cpu", "held-h2-lost", "held-h2-last"])),
+            Self::H1
+            | Self::New
+            | Self::Latency
+            | Self::Tls
+            | Self::TlsNew
+            | Self::TlsResumed
+            | Self::H2
+            | Self::Down
+            | Self::Up
+            | Self::WebSocket
+            | Self::IdleH1
+            | Self::IdleTls
+            | Self::IdleH2
+            | Self::IdleWebSocket => None,
+        }
+    }
+
+    /// Whether a quick run measures it.
+    pub(crate) fn is_quick(self) -> bool {
+        !matches!(self, Self::TlsResumed | Self::IdleH2 | Self::HeldH2)
     }
 
     /// Whether each measurement starts a peer of its own.
     pub(crate) fn starts_peers(self) -> bool {
-        self == Self::Held || self.idle().is_some()
+        self.held().is_some() || self.idle().is_some()
     }
 
     /// Whether it makes sense for a peer.
     pub(crate) fn applies(self, kind: Kind) -> bool {
         match kind {
             // The backend speaks no TLS; its memory is not the question.
-            Kind::Direct => !self.starts_peers() && !matches!(self, Self::Tls | Self::TlsNew | Self::H2),
+            Kind::Direct => {
+                !self.starts_peers()
+                    && !matches!(self, Self::Tls | Self::TlsNew | Self::TlsResumed | Self::H2)
+            }
             // They hold nothing: a refused connection is an error.
-            Kind::Hyper | Kind::Pingora => self != Self::Held,
+            Kind::Hyper | Kind::Pingora => self.held().is_none(),
             Kind::Nginx | Kind::Haproxy | Kind::Caddy | Kind::Traefik | Kind::Gateway => true,
         }
     }
@@ -171,8 +224,6 @@ impl Cell {
             runtime.block_on(closed::run(&target, &pids, work, size.window))
         })
         .await?;
-        // A body is one mebibyte, so bodies are MiB.
-        const { assert!(BODY == 1 << 20) };
         let mut figures = vec![(figure(rate)?, per_second)];
         if peer.kind != Kind::Direct {
             figures.push((figure(cpu)?, cpu_us_each));
@@ -194,20 +245,17 @@ impl Cell {
             peer.stop().await?;
             return Ok(vec![(figure(id)?, kib)]);
         }
-        let held = held(kind, tls, work.dir, size.held).await?;
-        let mut figures = vec![(figure("held-lost")?, held.lost as f64)];
+        let (over, [memory, cpu, lost, last]) = self.held().context("a cell of traffic")?;
+        let held = held::run(kind, tls, work.dir, over, size.held).await?;
+        let mut figures = vec![(figure(lost)?, held.lost as f64)];
         // One that refuses at once holds nothing, which costs nothing.
-        if let Some(last) = held.last_answer {
-            figures.push((figure("held")?, held.kib_each));
-            figures.push((figure("held-cpu")?, held.cpu_percent));
-            figures.push((figure("held-last")?, last.as_secs_f64() * 1e3));
+        if let Some(last_answer) = held.last_answer {
+            figures.push((figure(memory)?, held.kib_each));
+            figures.push((figure(cpu)?, held.cpu_percent));
+            figures.push((figure(last)?, last_answer.as_secs_f64() * 1e3));
         }
         Ok(figures)
     }
-}
-
-async fn held(kind: Kind, tls: Tls, dir: &Path, n: usize) -> anyhow::Result<held::Held> {
-    held::run(kind, tls, dir, n).await
 }
 
 /// All clients on one thread, so that the load is the same whatever the machine.

@@ -10,12 +10,13 @@ use std::{
 
 use anyhow::{Context, ensure};
 use bytes::Bytes;
+use http::Method;
 use tokio::{sync::Semaphore, task::JoinSet, time::timeout};
 
 use super::{
     http1::Connection,
-    process,
-    target::{Scheme, Target},
+    http2, process,
+    target::{Scheme, Target, Tls},
 };
 
 /// What each client does again and again.
@@ -35,10 +36,12 @@ pub(crate) enum Work {
     Message,
 }
 
-pub(crate) const BODY: usize = 1 << 20;
+const MEBIBYTE: usize = 1 << 20;
 const H2_CONNECTIONS: usize = 8;
 const H2_STREAMS: usize = 32;
 const BODY_CONNECTIONS: usize = 8;
+/// Each needs the session ticket of one before it, of which a client keeps eight.
+const RESUMING_CONNECTIONS: usize = 8;
 const CONNECTIONS: usize = 64;
 /// Until caches, pools and clocks of the CPU have settled.
 const WARM_UP: Duration = Duration::from_millis(200);
@@ -46,6 +49,9 @@ const WARM_UP: Duration = Duration::from_millis(200);
 const READY_LIMIT: Duration = Duration::from_secs(20);
 /// Clients that are being connected at once, before the measurement.
 const CONNECTING: usize = 16;
+
+/// The first ones can't be resumed; the others must be, or the figure would not be what it says.
+const RESUMED_SHARE: f64 = 0.9;
 
 /// What was measured.
 #[derive(Clone, Copy, Debug)]
@@ -65,8 +71,10 @@ struct Shared {
 
 /// Runs `work` against a peer whose processes are `pids` for `window`.
 pub(crate) async fn run(target: &Target, pids: &[u32], work: Work, window: Duration) -> anyhow::Result<Rate> {
+    // Tickets of another peer would be of no use, and all peers have one name.
+    let target = Target { tls: Tls::new()?, ..target.clone() };
     let shared = Arc::new(Shared {
-        target: target.clone(),
+        target,
         work,
         done: AtomicU64::new(0),
         stop: AtomicBool::new(false),
@@ -74,6 +82,7 @@ pub(crate) async fn run(target: &Target, pids: &[u32], work: Work, window: Durat
         ready: Semaphore::new(0),
     });
     let clients = match work {
+        Work::Connection(Scheme::Resuming) => RESUMING_CONNECTIONS,
         Work::Request(_) | Work::Connection(_) | Work::Message => CONNECTIONS,
         Work::Download | Work::Upload => BODY_CONNECTIONS,
         Work::Stream => H2_CONNECTIONS,
@@ -107,6 +116,10 @@ pub(crate) async fn run(target: &Target, pids: &[u32], work: Work, window: Durat
         anyhow::Ok(())
     };
     timeout(READY_LIMIT, ending).await.context("a client was not answered")??;
+    if work == Work::Connection(Scheme::Resuming) {
+        let share = shared.target.tls.resumed_share();
+        ensure!(share > RESUMED_SHARE, "only {:.0} % of handshakes were resumed", share * 100.0);
+    }
     ensure!(count > 0, "nothing was done in {elapsed:?}");
     let count = count as f64;
     Ok(Rate { per_second: count / elapsed.as_secs_f64(), cpu_us_each: cpu.as_secs_f64() * 1e6 / count })
@@ -141,10 +154,10 @@ fn request(target: &Target, work: Work) -> Vec<u8> {
     match work {
         Work::Request(_) | Work::Stream | Work::Message => target.head("GET", "/", ""),
         Work::Connection(_) => target.head("GET", "/", "Connection: close\r\n"),
-        Work::Download => target.head("GET", &format!("/download?bytes={BODY}"), ""),
+        Work::Download => target.head("GET", &format!("/download?bytes={MEBIBYTE}"), ""),
         Work::Upload => {
-            let mut request = target.head("POST", "/once?id=1", &format!("Content-Length: {BODY}\r\n"));
-            request.resize(request.len() + BODY, b'x');
+            let mut request = target.head("POST", "/once?id=1", &format!("Content-Length: {MEBIBYTE}\r\n"));
+            request.resize(request.len() + MEBIBYTE, b'x');
             request
         }
     }
@@ -160,7 +173,7 @@ async fn once(
         Work::Message => connection.ping_pong().await,
         Work::Download => {
             let length = connection.exchange(request).await?;
-            ensure!(length == BODY as u64, "{length} bytes came");
+            ensure!(length == MEBIBYTE as u64, "{length} bytes came");
             Ok(())
         }
         Work::Connection(_) => {
@@ -179,43 +192,23 @@ async fn once(
 /// All streams of one connection.
 async fn streams(shared: &Arc<Shared>) -> anyhow::Result<()> {
     let target = &shared.target;
-    let wire = target.connect(Scheme::H2).await?;
-    let (sender, connection) = h2::client::handshake(wire).await?;
-    // Ends with the last sender.
-    let driving = tokio::spawn(connection);
+    let sender = http2::open(target).await?;
     let mut tasks = JoinSet::new();
     for _ in 0..H2_STREAMS {
         let (shared, sender) = (shared.clone(), sender.clone());
         tasks.spawn(async move {
             while !shared.stop.load(Ordering::Relaxed) {
-                stream(&shared.target, &sender).await?;
+                http2::exchange(&sender, &shared.target, Method::GET, "/", Bytes::new(), ()).await?;
                 shared.done.fetch_add(1, Ordering::Relaxed);
             }
             anyhow::Ok(())
         });
     }
-    stream(target, &sender).await?;
+    http2::exchange(&sender, target, Method::GET, "/", Bytes::new(), ()).await?;
     shared.ready.add_permits(1);
     drop(sender);
     while let Some(ended) = tasks.join_next().await {
         ended??;
-    }
-    driving.abort();
-    Ok(())
-}
-
-async fn stream(target: &Target, sender: &h2::client::SendRequest<Bytes>) -> anyhow::Result<()> {
-    let request = http::Request::get(format!("https://{}/", target.host))
-        .header(http::header::AUTHORIZATION, format!("Bearer {}", target.token))
-        .body(())?;
-    let mut sender = sender.clone().ready().await?;
-    let (answer, _) = sender.send_request(request, true)?;
-    let answer = answer.await?;
-    ensure!(answer.status() == 200, "answered {}", answer.status());
-    let mut body = answer.into_body();
-    while let Some(data) = body.data().await {
-        let length = data?.len();
-        body.flow_control().release_capacity(length)?;
     }
     Ok(())
 }

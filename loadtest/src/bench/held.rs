@@ -12,11 +12,15 @@ use std::{
 };
 
 use anyhow::{Context, ensure};
+use bytes::Bytes;
+use h2::client::SendRequest;
+use http::Method;
 use nix::{sys::stat::Mode, unistd::mkfifo};
 use tokio::{sync::Semaphore, task::JoinSet, time::timeout};
 
 use super::{
     http1::Connection,
+    http2,
     peers::{Assignment, Backend, Kind, Peer, free_address},
     process,
     target::{Scheme, Target, Tls},
@@ -30,6 +34,17 @@ const SETTLE: Duration = Duration::from_millis(700);
 const WATCH: Duration = Duration::from_secs(2);
 const PATIENCE: Duration = Duration::from_secs(60);
 const BODY: usize = 200;
+/// On one HTTP/2 connection; every peer allows a hundred.
+const STREAMS: usize = 50;
+
+/// What the POSTs come over.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Over {
+    /// A connection each.
+    Http1,
+    /// A stream each.
+    H2,
+}
 
 /// What was measured.
 #[derive(Clone, Copy, Debug)]
@@ -43,7 +58,7 @@ pub(crate) struct Held {
 }
 
 /// Sends `n` POSTs to a freshly started peer, lets them wait, then starts the backend.
-pub(crate) async fn run(kind: Kind, tls: Tls, dir: &Path, n: usize) -> anyhow::Result<Held> {
+pub(crate) async fn run(kind: Kind, tls: Tls, dir: &Path, over: Over, n: usize) -> anyhow::Result<Held> {
     let backend = free_address()?;
     let pipes = tempfile::tempdir_in(dir)?;
     let pipe = pipes.path().join("start");
@@ -55,10 +70,20 @@ pub(crate) async fn run(kind: Kind, tls: Tls, dir: &Path, n: usize) -> anyhow::R
     let sent = Arc::new(AtomicUsize::new(0));
     let connecting = Arc::new(Semaphore::new(CONNECTING));
     let mut posts = JoinSet::new();
+    let mut sender = None;
     for id in 0..n {
         let (target, sent, connecting) = (peer.target.clone(), sent.clone(), connecting.clone());
-        posts.spawn(async move { post(&target, id, &sent, &connecting).await });
+        if over == Over::Http1 {
+            posts.spawn(async move { post(&target, id, &sent, &connecting).await });
+            continue;
+        }
+        if id % STREAMS == 0 {
+            sender = Some(http2::open(&target).await?);
+        }
+        let sender = sender.clone().context("the first stream opens a connection")?;
+        posts.spawn(async move { post_stream(&sender, &target, id, &sent).await });
     }
+    drop(sender);
     let all_sent = async {
         while sent.load(Ordering::Relaxed) < n {
             tokio::time::sleep(Duration::from_millis(5)).await;
@@ -114,8 +139,30 @@ async fn post(
     let mut request = target.head("POST", &format!("/once?id={id}"), &format!("Content-Length: {BODY}\r\n"));
     request.resize(request.len() + BODY, b'x');
     // One that could not even connect does not keep the others waiting.
-    sent.fetch_add(1, Ordering::Relaxed);
+    drop(Unsent(sent));
     let length = connection?.exchange(&request).await?;
+    ensure!(length == 1, "not the count of one");
+    Ok(Instant::now())
+}
+
+/// Counts a request that is sent, or never will be.
+struct Unsent<'a>(&'a AtomicUsize);
+
+impl Drop for Unsent<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// The same on a stream.
+async fn post_stream(
+    sender: &SendRequest<Bytes>,
+    target: &Target,
+    id: usize,
+    sent: &AtomicUsize,
+) -> anyhow::Result<Instant> {
+    let (path, body) = (format!("/once?id={id}"), Bytes::from_static(&[b'x'; BODY]));
+    let length = http2::exchange(sender, target, Method::POST, &path, body, Unsent(sent)).await?;
     ensure!(length == 1, "not the count of one");
     Ok(Instant::now())
 }

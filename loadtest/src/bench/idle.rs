@@ -3,10 +3,14 @@
 use std::time::Duration;
 
 use anyhow::Context;
+use bytes::Bytes;
+use h2::client::SendRequest;
+use http::Method;
 use tokio::task::JoinSet;
 
 use super::{
     http1::Connection,
+    http2,
     peers::Peer,
     process,
     target::{Scheme, Target},
@@ -23,17 +27,29 @@ const SETTLE: Duration = Duration::from_millis(700);
 pub(crate) enum Idle {
     Http,
     Https,
+    H2,
     WebSocket,
 }
 
-async fn open(target: &Target, idle: Idle) -> anyhow::Result<Connection> {
+/// Kept open by not being dropped.
+enum Opened {
+    Http1 { _connection: Connection },
+    H2 { _sender: SendRequest<Bytes> },
+}
+
+async fn open(target: &Target, idle: Idle) -> anyhow::Result<Opened> {
     let scheme = match idle {
         Idle::Http | Idle::WebSocket => Scheme::Http,
         Idle::Https => Scheme::Https,
+        Idle::H2 => {
+            let sender = http2::open(target).await?;
+            http2::exchange(&sender, target, Method::GET, "/", Bytes::new(), ()).await?;
+            return Ok(Opened::H2 { _sender: sender });
+        }
     };
     let mut connection = Connection::open_small(target, scheme).await?;
     match idle {
-        Idle::Http | Idle::Https => {
+        Idle::Http | Idle::Https | Idle::H2 => {
             connection.exchange(&target.head("GET", "/", "")).await?;
         }
         Idle::WebSocket => {
@@ -41,10 +57,10 @@ async fn open(target: &Target, idle: Idle) -> anyhow::Result<Connection> {
             connection.ping_pong().await?;
         }
     }
-    Ok(connection)
+    Ok(Opened::Http1 { _connection: connection })
 }
 
-async fn open_all(target: &Target, idle: Idle, n: usize) -> anyhow::Result<Vec<Connection>> {
+async fn open_all(target: &Target, idle: Idle, n: usize) -> anyhow::Result<Vec<Opened>> {
     let mut opening = JoinSet::new();
     let mut opened = Vec::with_capacity(n);
     while opened.len() < n {

@@ -8,6 +8,7 @@ mod closed;
 mod configs;
 mod held;
 mod http1;
+mod http2;
 mod idle;
 mod open;
 mod peers;
@@ -44,7 +45,7 @@ use self::{
 const WORKERS: &str = "TOKIO_WORKER_THREADS";
 const FULL: Size = Size {
     rounds: 5,
-    memory_rounds: 3,
+    memory_rounds: 2,
     window: Duration::from_millis(1500),
     latency_window: Duration::from_secs(4),
     idle: 2000,
@@ -114,7 +115,10 @@ async fn measure(arguments: Arguments) -> anyhow::Result<()> {
         ..size
     };
     let cells = match arguments.only.is_empty() {
-        true => Cell::value_variants().to_vec(),
+        true => {
+            let all = Cell::value_variants().iter().copied();
+            all.filter(|cell| !arguments.quick || cell.is_quick()).collect()
+        }
         false => arguments.only.clone(),
     };
     // Each idle WebSocket is two descriptors of its proxy.

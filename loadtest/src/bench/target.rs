@@ -1,9 +1,15 @@
 //! What a client connects to, and how.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
 
 use rustls::{
-    ClientConfig, DigitallySignedStruct, SignatureScheme,
+    ClientConfig, DigitallySignedStruct, HandshakeKind, SignatureScheme,
     client::{
         Resumption,
         danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
@@ -25,6 +31,8 @@ impl<T: AsyncRead + AsyncWrite + Unpin + Send> Wire for T {}
 pub(crate) enum Scheme {
     Http,
     Https,
+    /// HTTPS with the session of an earlier connection.
+    Resuming,
     /// HTTP/2 by ALPN.
     H2,
 }
@@ -45,12 +53,32 @@ pub(crate) struct Target {
 #[derive(Clone, Debug)]
 pub(crate) struct Tls {
     http1: Arc<ClientConfig>,
+    resuming: Arc<ClientConfig>,
     h2: Arc<ClientConfig>,
+    handshakes: Arc<Handshakes>,
+}
+
+/// Of connections that ask for resumption.
+#[derive(Debug, Default)]
+struct Handshakes {
+    all: AtomicU64,
+    resumed: AtomicU64,
 }
 
 impl Tls {
     pub(crate) fn new() -> anyhow::Result<Self> {
-        Ok(Self { http1: client_config(b"http/1.1")?, h2: client_config(b"h2")? })
+        Ok(Self {
+            http1: client_config(b"http/1.1", Resumption::disabled())?,
+            resuming: client_config(b"http/1.1", Resumption::in_memory_sessions(SESSIONS))?,
+            h2: client_config(b"h2", Resumption::disabled())?,
+            handshakes: Arc::default(),
+        })
+    }
+
+    /// How many of the handshakes that could be resumed were.
+    pub(crate) fn resumed_share(&self) -> f64 {
+        let Handshakes { all, resumed } = &*self.handshakes;
+        resumed.load(Ordering::Relaxed) as f64 / all.load(Ordering::Relaxed).max(1) as f64
     }
 }
 
@@ -68,26 +96,35 @@ impl Target {
         let (address, tls) = match scheme {
             Scheme::Http => (self.http, None),
             Scheme::Https => (self.https, Some(&self.tls.http1)),
+            Scheme::Resuming => (self.https, Some(&self.tls.resuming)),
             Scheme::H2 => (self.https, Some(&self.tls.h2)),
         };
         let tcp = TcpStream::connect(address).await?;
         tcp.set_nodelay(true)?;
         let Some(config) = tls else { return Ok(Box::new(tcp)) };
         let name = ServerName::try_from(self.host.to_string())?;
-        Ok(Box::new(TlsConnector::from(config.clone()).connect(name, tcp).await?))
+        let stream = TlsConnector::from(config.clone()).connect(name, tcp).await?;
+        if scheme == Scheme::Resuming {
+            let resumed = stream.get_ref().1.handshake_kind() == Some(HandshakeKind::Resumed);
+            self.tls.handshakes.all.fetch_add(1, Ordering::Relaxed);
+            self.tls.handshakes.resumed.fetch_add(u64::from(resumed), Ordering::Relaxed);
+        }
+        Ok(Box::new(stream))
     }
 }
 
-/// A client that resumes nothing and trusts everyone: its own work should weigh little, and every
-/// handshake should be a full one.
-fn client_config(protocol: &[u8]) -> anyhow::Result<Arc<ClientConfig>> {
+/// More than are ever kept for one name.
+const SESSIONS: usize = 256;
+
+/// A client that trusts everyone: its own work should weigh little.
+fn client_config(protocol: &[u8], resumption: Resumption) -> anyhow::Result<Arc<ClientConfig>> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let mut config = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()?
         .dangerous()
         .with_custom_certificate_verifier(Arc::new(Anyone))
         .with_no_client_auth();
-    config.resumption = Resumption::disabled();
+    config.resumption = resumption;
     config.alpn_protocols = vec![protocol.to_vec()];
     Ok(Arc::new(config))
 }

@@ -31,7 +31,7 @@ const fn promise(figure: &'static str, what: &'static str, measure: Measure, lim
     Promise { figure, what, measure, limit }
 }
 
-const PROMISES: [Promise; 17] = [
+const PROMISES: [Promise; 18] = [
     promise(
         "h1-cpu",
         "CPU per warm h1 request, to bare Pingora",
@@ -60,6 +60,7 @@ const PROMISES: [Promise; 17] = [
     promise("idle-tls", "memory of an idle TLS connection (KiB)", Measure::Plain, Limit::AtMost(16.0)),
     promise("idle-websocket", "memory of an idle WebSocket (KiB)", Measure::Plain, Limit::AtMost(5.0)),
     promise("held", "memory of a held POST (KiB)", Measure::Plain, Limit::AtMost(5.0)),
+    promise("held-h2", "memory of a held h2 POST (KiB)", Measure::Plain, Limit::AtMost(12.0)),
     promise("held-cpu", "CPU while they wait (% of a core)", Measure::Plain, Limit::AtMost(2.0)),
     promise("held-lost", "held POSTs lost", Measure::Plain, Limit::AtMost(0.0)),
     promise("held-last", "last answer after ready (ms)", Measure::Plain, Limit::AtMost(400.0)),
