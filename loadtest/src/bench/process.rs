@@ -54,3 +54,31 @@ pub(crate) fn memory_kib(pids: &[u32]) -> anyhow::Result<f64> {
     }
     Ok(total)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use super::*;
+
+    #[test]
+    fn work_shows_as_cpu_time_of_its_process() -> anyhow::Result<()> {
+        let us = [std::process::id()];
+        let (before, began) = (cpu(&us)?, Instant::now());
+        while cpu(&us)? < before + 3 * TICK {
+            assert!(began.elapsed() < Duration::from_secs(20), "the time stands still");
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn a_tree_has_its_root_and_its_children() -> anyhow::Result<()> {
+        let mut child = std::process::Command::new("sleep").arg("60").spawn()?;
+        let tree = tree(std::process::id());
+        child.kill()?;
+        child.wait()?;
+        let tree = tree?;
+        assert!(tree.contains(&std::process::id()) && tree.contains(&child.id()));
+        Ok(())
+    }
+}
