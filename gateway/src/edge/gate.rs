@@ -71,7 +71,7 @@ impl Gate {
     pub(crate) async fn serve(mut self, mut client: Tracked) {
         match self.protocol(&mut client).await {
             Some(Protocol::Http1) => self.serve_h1(client).await,
-            Some(Protocol::Http2) => self.serve_h2(client).await,
+            Some(Protocol::Http2) => Box::pin(self.serve_h2(client)).await,
             None => {}
         }
     }
@@ -131,7 +131,7 @@ impl Gate {
             }
             client.admit_request(head.length, head.framing);
             let handover = Handover::new(client.conn().clone(), prepared);
-            let Some(kept) = self.enter_pingora(client).await else { return };
+            let Some(kept) = Box::pin(self.enter_pingora(client)).await else { return };
             drop(handover);
             client = *kept;
         }

@@ -164,8 +164,16 @@ async fn accept(listener: Listener, gate: Gate, mut draining: watch::Receiver<bo
         };
         match accepted {
             Ok((tcp, peer)) => {
-                // The ledger owns it: every open connection is entered there, and a drain waits for all.
-                tokio::spawn(welcome(tcp, peer, listener.tls.clone(), gate.clone()));
+                if let Err(error) = set_up(&tcp, &gate.edge.settings.timing) {
+                    debug!(%peer, %error, "A connection could not be set up");
+                    continue;
+                }
+                // The ledger owns these: every open connection is entered there, and a drain waits for all.
+                if let Some(acceptor) = &listener.tls {
+                    tokio::spawn(shake_hands(tcp, peer, acceptor.clone(), gate.clone()));
+                } else if let Some(client) = plain(tcp, peer, &gate) {
+                    tokio::spawn(gate.clone().serve(client));
+                }
             }
             Err(error) => {
                 warn!(%error, "A connection could not be accepted");
@@ -176,22 +184,17 @@ async fn accept(listener: Listener, gate: Gate, mut draining: watch::Receiver<bo
     info!(address = ?listener.address().ok(), "No longer listening");
 }
 
-/// Sets a connection up, and has it served to its end.
-async fn welcome(tcp: TcpStream, peer: SocketAddr, tls: Option<TlsAcceptor>, gate: Gate) {
-    if let Err(error) = set_up(&tcp, &gate.edge.settings.timing) {
-        debug!(%peer, %error, "A connection could not be set up");
-        return;
-    }
+fn plain(tcp: TcpStream, peer: SocketAddr, gate: &Gate) -> Option<Tracked> {
+    let local = tcp.local_addr().ok()?;
+    let accepted = Accepted { peer, local, fd: tcp.as_raw_fd(), tls: false, tls_name: None };
+    Tracked::new(Transport::Plain(tcp), gate.edge.ledger.enter(accepted)).ok()
+}
+
+/// Shakes hands, and has the connection served by a task of its own, which has not the size of a handshake.
+async fn shake_hands(tcp: TcpStream, peer: SocketAddr, acceptor: TlsAcceptor, gate: Gate) {
     let Ok(local) = tcp.local_addr() else { return };
     let fd = tcp.as_raw_fd();
-    let Some(acceptor) = tls else {
-        let conn = gate.edge.ledger.enter(Accepted { peer, local, fd, tls: false, tls_name: None });
-        if let Ok(client) = Tracked::new(Transport::Plain(tcp), conn) {
-            gate.serve(client).await;
-        }
-        return;
-    };
-    let tls = match timeout(HANDSHAKE_TIMEOUT, Box::pin(acceptor.accept(tcp))).await {
+    let tls = match timeout(HANDSHAKE_TIMEOUT, acceptor.accept(tcp)).await {
         Ok(Ok(tls)) => tls,
         Ok(Err(error)) => {
             debug!(%peer, %error, "A TLS handshake failed");
@@ -208,9 +211,9 @@ async fn welcome(tcp: TcpStream, peer: SocketAddr, tls: Option<TlsAcceptor>, gat
     let conn = gate.edge.ledger.enter(Accepted { peer, local, fd, tls: true, tls_name });
     let Ok(client) = Tracked::new(Transport::Tls(Box::new(tls)), conn) else { return };
     if h2 {
-        gate.serve_h2(client).await;
+        tokio::spawn(gate.serve_h2(client));
     } else {
-        gate.serve(client).await;
+        tokio::spawn(gate.serve(client));
     }
 }
 
