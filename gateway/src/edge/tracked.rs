@@ -125,10 +125,23 @@ impl Tracked {
     /// Cancel safe: what was read is kept.
     pub(crate) async fn fill(&mut self) -> io::Result<usize> {
         let Self { transport, conn, ahead, .. } = self;
-        ahead.reserve(READ_AHEAD_BYTES);
         let read = match transport {
-            Transport::Plain(tcp) => tcp.read_buf(ahead).await?,
-            Transport::Tls(tls) => tls.read_buf(ahead).await?,
+            Transport::Plain(tcp) => loop {
+                // Who waits for bytes holds no room for them.
+                if ahead.is_empty() {
+                    *ahead = BytesMut::new();
+                }
+                tcp.readable().await?;
+                ahead.reserve(READ_AHEAD_BYTES);
+                match tcp.try_read_buf(ahead) {
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                    read => break read?,
+                }
+            },
+            Transport::Tls(tls) => {
+                ahead.reserve(READ_AHEAD_BYTES);
+                tls.read_buf(ahead).await?
+            }
         };
         conn.note_received(read);
         Ok(read)
