@@ -77,12 +77,16 @@ impl Agent {
             sprites: DashMap::new(),
             config,
         });
-        for id in destroying {
-            agent.driver.destroy(id).await?;
+        for id in destroying.iter().copied() {
+            // One sprite must not keep the others from starting; the next agent tries again.
+            if let Err(error) = agent.driver.destroy(id).await {
+                warn!(sprite = %id, error = crate::api::chain(&error), "Could not finish an interrupted destroy");
+                continue;
+            }
             agent.store.remove_sprite(id).await?;
             info!(sprite = %id, "Finished an interrupted destroy");
         }
-        agent.remove_orphans(&known).await?;
+        agent.remove_orphans(&known, &destroying).await?;
         agent.follow_configuration(&mut known).await?;
         for sprite in known {
             let begin = match agent.driver.adopt(sprite.id).await {
@@ -138,8 +142,9 @@ impl Agent {
     }
 
     /// Directories of sprites that the store does not know: a create that was cut short.
-    async fn remove_orphans(&self, known: &[Sprite]) -> anyhow::Result<()> {
-        let known: HashSet<SpriteId> = known.iter().map(|sprite| sprite.id).collect();
+    async fn remove_orphans(&self, known: &[Sprite], destroying: &[SpriteId]) -> anyhow::Result<()> {
+        let known: HashSet<SpriteId> =
+            known.iter().map(|sprite| sprite.id).chain(destroying.iter().copied()).collect();
         let root = self.config.state_dir.join("sprites");
         tokio::fs::create_dir_all(&root).await?;
         let mut entries = tokio::fs::read_dir(&root).await?;
@@ -148,8 +153,13 @@ impl Agent {
                 continue;
             };
             if !known.contains(&id) {
-                self.driver.destroy(id).await?;
-                info!(sprite = %id, "Removed what an interrupted create had left");
+                match self.driver.destroy(id).await {
+                    Ok(()) => info!(sprite = %id, "Removed what an interrupted create had left"),
+                    Err(error) => {
+                        let error = crate::api::chain(&error);
+                        warn!(sprite = %id, error, "Could not remove what an interrupted create had left");
+                    }
+                }
             }
         }
         Ok(())
