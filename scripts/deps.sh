@@ -7,6 +7,7 @@ set -eu
 may_install() { command -v apt-get >/dev/null && { [ "$(id -u)" = 0 ] || sudo -n true 2>/dev/null; }; }
 as_root() { if [ "$(id -u)" = 0 ]; then "$@"; else sudo -n "$@"; fi; }
 
+what=${1:-build}
 missing=
 need() { # COMMAND PACKAGE
     command -v "$1" >/dev/null 2>&1 || missing="$missing $2"
@@ -21,14 +22,21 @@ need cc build-essential
 need cmake cmake
 need curl curl
 need openssl openssl
-if [ "${1:-build}" = test ]; then
+if [ "$what" != build ]; then
     need python3 python3
-    need ip iproute2
     python3 -c 'import ensurepip' 2>/dev/null || missing="$missing python3-venv"
 fi
-[ -z "$missing" ] && exit 0
+if [ "$what" = test ]; then
+    need ip iproute2
+fi
+if [ "$what" = bench ]; then
+    need nginx nginx
+    need haproxy haproxy
+fi
 
-if may_install; then
+if [ -z "$missing" ]; then
+    :
+elif may_install; then
     echo "Installing:$missing"
     as_root apt-get update -qq
     # shellcheck disable=SC2086 # a list of packages
