@@ -77,6 +77,7 @@ impl Sprite {
             url: String::new(),
             epoch: Epoch(7),
             environment: [("EXTRA".into(), "yes".into())].into(),
+            session_activity: runtime_api::SessionActivity::Running,
         };
         control.send(&ControlCommand::Configure(configuration)).await.unwrap();
         while next(&mut control).await != Some(Event::Ready) {}

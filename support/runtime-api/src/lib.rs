@@ -17,6 +17,6 @@ mod wire;
 
 pub use client::{CommandWriter, ControlStream, DialError, Dialed, EventReader, dial, open_control};
 pub use wire::{
-    Answer, Command, Configuration, DialRefusal, DialRequest, Event, ListeningPort, MAX_LINE_BYTES,
-    RefusalCode, Request, Target,
+    Activity, ActivityKind, Answer, Command, Configuration, DialRefusal, DialRequest, Event, ListeningPort,
+    MAX_LINE_BYTES, RefusalCode, Request, SessionActivity, Target,
 };

@@ -120,6 +120,9 @@ pub struct Configuration {
     /// Extra environment for every process of the sprite.
     #[serde(default)]
     pub environment: BTreeMap<String, String>,
+    /// What a detached session counts for.
+    #[serde(default)]
+    pub session_activity: SessionActivity,
 }
 
 /// A line from the runtime on the control stream.
@@ -140,8 +143,53 @@ pub enum Event {
     PortOpened(ListeningPort),
     /// It no longer listens.
     PortClosed(ListeningPort),
+    /// Something inside began to keep the sprite awake. After each [`Event::Hello`] the runtime says this of
+    /// everything that does: what the host knew before no longer counts.
+    ActivityBegun(Activity),
+    /// It ended.
+    ActivityEnded {
+        /// Which.
+        id: u64,
+    },
+    /// The sprite was used just now by something that holds nothing, such as bytes for a command's stdin. Sent
+    /// at most about once a second.
+    Touched,
     /// Answer to [`Command::Ping`].
     Pong,
+}
+
+/// Something inside a sprite that keeps it awake until it ends.
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
+pub struct Activity {
+    /// Tells it from all others of this boot.
+    pub id: u64,
+    /// What kind of thing it is.
+    pub kind: ActivityKind,
+    /// What it is called, for people: a command line, say. At most 256 bytes.
+    pub name: String,
+}
+
+/// Kinds of [`Activity`].
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ActivityKind {
+    /// A command with a client.
+    Exec,
+    /// A session that runs without a client.
+    Session,
+    /// A task that a program in the sprite declared.
+    Task,
+}
+
+/// Whether a session that nobody is attached to keeps its sprite awake.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SessionActivity {
+    /// As long as it runs.
+    #[default]
+    Running,
+    /// Only by what it writes: each output counts as use, silence lets the sprite sleep.
+    Output,
 }
 
 /// A listening TCP socket in the sprite.

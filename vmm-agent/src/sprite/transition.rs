@@ -105,6 +105,7 @@ async fn start(agent: &Agent, sprite: &Sprite, epoch: Epoch) -> Result<(), CallE
         url: agent.url(sprite),
         epoch,
         environment: sprite.environment.clone(),
+        session_activity: runtime_api::SessionActivity::default(),
     };
     let ready = timeout(RUNTIME_DEADLINE, configure(&path, configuration));
     let ready = ready.await.unwrap_or(Err(CallError::RuntimeSilent));
@@ -134,7 +135,15 @@ async fn configure(runtime: &Path, configuration: Configuration) -> Result<(), C
     loop {
         match control.next().await {
             Ok(Some(Event::Ready)) => return Ok(()),
-            Ok(Some(Event::Hello { .. } | Event::PortOpened(_) | Event::PortClosed(_) | Event::Pong)) => {}
+            Ok(Some(
+                Event::Hello { .. }
+                | Event::PortOpened(_)
+                | Event::PortClosed(_)
+                | Event::ActivityBegun(_)
+                | Event::ActivityEnded { .. }
+                | Event::Touched
+                | Event::Pong,
+            )) => {}
             Ok(None) => return Err(CallError::RuntimeEnded),
             Err(error) => return Err(CallError::RuntimeBroken(error)),
         }

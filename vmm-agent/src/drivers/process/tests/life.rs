@@ -293,7 +293,7 @@ async fn a_dial_says_what_listens_instead() {
                 break;
             }
             Event::Hello { .. } | Event::Ready | Event::Pong => {}
-            Event::PortClosed(closed) => panic!("{closed:?}"),
+            other => panic!("{other:?}"),
         }
     }
     world.request(id, Target::Api, "DELETE /services/web", "").await;

@@ -121,6 +121,7 @@ impl World {
             url: "http://demo-abc.sprites.localhost".into(),
             epoch: Epoch(1),
             environment: [("EXTRA".into(), "yes".into())].into(),
+            session_activity: runtime_api::SessionActivity::Running,
         };
         control.send(&Command::Configure(configuration)).await.unwrap();
         loop {
