@@ -1,6 +1,5 @@
 //! The runtime's own HTTP API: what a gateway forwards from below `/v1/sprites/{name}`.
 
-mod durations;
 mod error;
 mod services;
 mod stream;

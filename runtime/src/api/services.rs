@@ -18,7 +18,6 @@ use serde::{Deserialize, Serialize};
 use tokio::{sync::broadcast, time::Instant};
 
 use super::{
-    durations,
     error::ApiError,
     stream::{self, Answer, Until},
 };
@@ -29,6 +28,8 @@ use crate::{
 
 /// How long a start is watched if the client does not say.
 const DEFAULT_WATCH: Duration = Duration::from_secs(5);
+/// Nobody watches a service for longer in one request.
+const LONGEST_WATCH: Duration = Duration::from_secs(24 * 3600);
 /// What a killed service may need to be gone.
 const KILL_MARGIN: Duration = Duration::from_secs(2);
 /// How many lines of a log are sent if the client does not say.
@@ -197,7 +198,7 @@ pub(super) async fn logs(
 ) -> Result<Response, ApiError> {
     let name = parse_name(&name?.0)?;
     let follow = duration(query.as_deref(), "duration", Duration::ZERO)?;
-    let lines = match parameter(query.as_deref(), "lines") {
+    let lines = match query.as_deref().and_then(|query| frames::query::text(query, "lines")) {
         None => DEFAULT_LINES,
         Some(text) => text
             .parse::<usize>()
@@ -222,9 +223,10 @@ pub(super) async fn signal(State(runtime): Shared, body: Content) -> Result<Stat
     let body: SignalBody = serde_json::from_slice(&body?)
         .map_err(|error| ApiError::bad_request(format!("the body must have a name and a signal: {error}")))?;
     let name = parse_name(&body.name)?;
-    let signal = parse_signal(&body.signal).ok_or_else(|| {
-        ApiError::bad_request(format!("{:?} is no signal; try TERM, HUP or USR1", body.signal))
-    })?;
+    let signal: frames::Signal =
+        body.signal.parse().map_err(|error| ApiError::bad_request(format!("{error}")))?;
+    let signal = Signal::try_from(signal.number())
+        .map_err(|_| ApiError::bad_request("real-time signals can't be sent to a service"))?;
     runtime.services.ask(|reply| Ask::Signal { name, signal, reply }).await?;
     Ok(StatusCode::NO_CONTENT)
 }
@@ -280,45 +282,20 @@ fn parse_name(text: &str) -> Result<ServiceName, ApiError> {
     text.parse().map_err(|error: ids::NameError| ApiError::bad_request(error.to_string()))
 }
 
-/// `TERM`, `SIGTERM`, `term` or `15`.
-fn parse_signal(text: &str) -> Option<Signal> {
-    if let Ok(number) = text.parse::<i32>() {
-        return Signal::try_from(number).ok();
-    }
-    let upper = text.to_ascii_uppercase();
-    let name = upper.strip_prefix("SIG").unwrap_or(&upper);
-    format!("SIG{name}").parse().ok()
-}
-
 fn duration(query: Option<&str>, name: &str, default: Duration) -> Result<Duration, ApiError> {
-    match parameter(query, name) {
+    match query.and_then(|query| frames::query::text(query, name)) {
         None => Ok(default),
-        Some(text) => durations::parse(&text).ok_or_else(|| {
-            ApiError::bad_request(format!("{name} must be a duration such as 5s, not {text:?}"))
-        }),
+        Some(text) => {
+            frames::duration::parse(&text).filter(|found| *found <= LONGEST_WATCH).ok_or_else(|| {
+                ApiError::bad_request(format!("{name} must be a duration such as 5s, not {text:?}"))
+            })
+        }
     }
-}
-
-/// The first value of a query parameter; an empty one is as good as none.
-fn parameter(query: Option<&str>, name: &str) -> Option<String> {
-    let pairs = query?.split('&').filter_map(|pair| pair.split_once('='));
-    let value = pairs.into_iter().find(|(key, _)| *key == name)?.1;
-    (!value.is_empty()).then(|| value.replace("%2E", ".").replace("%2e", "."))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_signal_has_many_spellings() {
-        for text in ["TERM", "SIGTERM", "sigterm", "term", "15"] {
-            assert_eq!(parse_signal(text), Some(Signal::SIGTERM), "{text:?}");
-        }
-        for text in ["", "SIG", "FOO", "0", "-1", "999"] {
-            assert_eq!(parse_signal(text), None, "{text:?}");
-        }
-    }
 
     #[test]
     fn both_spellings_of_the_port_are_taken_and_null_lists_are_empty() {
