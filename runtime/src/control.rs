@@ -1,4 +1,5 @@
-//! The control stream: the host configures the sprite, hears of its ports, and ends it.
+//! The control stream: the host configures the sprite, hears of its ports and of what keeps it awake, and
+//! ends it.
 
 use std::{collections::HashSet, io, sync::Arc, time::Duration};
 
@@ -35,6 +36,7 @@ pub(crate) async fn serve(
     let mut events = Events { writer: Some(writer), told: HashSet::new() };
     let configured = runtime.configured();
     events.send(&Event::Hello { version: env!("CARGO_PKG_VERSION").into(), configured }).await;
+    let mut activities = runtime.activities.teller();
 
     let (sender, mut commands) = mpsc::channel(MAX_WAITING);
     let reading = read_commands(io::Cursor::new(early).chain(reader), sender);
@@ -61,6 +63,9 @@ pub(crate) async fn serve(
                 info!("Another control stream took over");
                 return changed.map_err(io::Error::other);
             }
+            () = activities.changed() => for event in activities.events() {
+                events.send(&event).await;
+            },
             _ = poll.tick() => events.tell_ports(runtime).await,
         }
     }

@@ -7,17 +7,21 @@
 //! It runs on one thread: while nothing happens it costs nothing, and when the sprite is frozen there is
 //! nothing of it to wait for.
 
+mod activities;
 mod api;
 mod control;
 mod dial;
+mod exec;
 mod hello;
 mod limits;
 mod ports;
 mod reap;
 mod serve;
 mod services;
+mod sessions;
 mod shutdown;
 mod state;
+mod text;
 mod transport;
 
 use std::{path::PathBuf, process::ExitCode, sync::Arc};
@@ -27,7 +31,10 @@ use telemetry::Format;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::{error, info};
 
-use crate::{reap::Reaper, services::Actor, shutdown::Shutdown, state::Runtime};
+use crate::{
+    activities::Activities, reap::Reaper, services::Actor, sessions::Sessions, shutdown::Shutdown,
+    state::Runtime,
+};
 
 /// Where definitions and logs of services are, unless told otherwise.
 const HOME: &str = "/.sprite";
@@ -94,7 +101,10 @@ async fn run(listen_fd: i32, home: PathBuf) -> anyhow::Result<()> {
         state::base_environment(),
         reaper.clone(),
     );
-    let runtime = Arc::new(Runtime::new(services));
+    let activities = Activities::default();
+    let first = first_session().context("could not read random bytes")?;
+    let sessions = Sessions::new(reaper.clone(), activities.clone(), state::base_environment(), first);
+    let runtime = Arc::new(Runtime::new(services, sessions, activities));
     let shutdown = Arc::new(Shutdown::default());
     let is_first = std::process::id() == 1;
     info!(version = env!("CARGO_PKG_VERSION"), is_first, "Runtime is up");
@@ -119,4 +129,13 @@ async fn run(listen_fd: i32, home: PathBuf) -> anyhow::Result<()> {
     shutdown::end(&runtime, &reaper, grace, is_first).await;
     info!("Runtime ends");
     Ok(())
+}
+
+/// The number of this boot's first session: chosen at random, so that an id of an earlier boot hardly ever
+/// names a session of this one.
+fn first_session() -> std::io::Result<u32> {
+    use std::io::Read as _;
+    let mut bytes = [0; 4];
+    std::fs::File::open("/dev/urandom")?.read_exact(&mut bytes)?;
+    Ok(u32::from_ne_bytes(bytes))
 }

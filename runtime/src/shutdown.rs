@@ -1,4 +1,4 @@
-//! The end of a sprite: services in reverse order, then everybody else, then the runtime itself.
+//! The end of a sprite: services in reverse order and commands, then everybody else, then the runtime itself.
 
 use std::{
     sync::{Arc, Mutex, PoisonError},
@@ -58,7 +58,7 @@ pub(crate) async fn end(runtime: &Arc<Runtime>, reaper: &Reaper, grace: Duration
     }
     info!(?grace, "Shutting down");
     let deadline = Instant::now() + grace;
-    runtime.services.shut_down(grace).await;
+    tokio::join!(runtime.services.shut_down(grace), runtime.sessions.shut_down(grace));
     if !is_first {
         return;
     }

@@ -13,8 +13,10 @@ use runtime_api::Configuration;
 use tokio::sync::watch;
 
 use crate::{
+    activities::Activities,
     ports::Ports,
     services::{Ask, HOME, Services},
+    sessions::{Sessions, Settings},
 };
 
 /// See [`base_environment`].
@@ -34,6 +36,10 @@ pub(crate) struct Runtime {
     pub(crate) ports: Ports,
     /// The sprite's services.
     pub(crate) services: Services,
+    /// What clients run.
+    pub(crate) sessions: Sessions,
+    /// What keeps the sprite awake from inside.
+    pub(crate) activities: Activities,
     configuration: Mutex<Option<Configuration>>,
     ending: AtomicBool,
     /// Grows with every control stream; one that sees a newer number leaves.
@@ -41,10 +47,12 @@ pub(crate) struct Runtime {
 }
 
 impl Runtime {
-    pub(crate) fn new(services: Services) -> Self {
+    pub(crate) fn new(services: Services, sessions: Sessions, activities: Activities) -> Self {
         Self {
             ports: Ports::default(),
             services,
+            sessions,
+            activities,
             configuration: Mutex::new(None),
             ending: AtomicBool::new(false),
             control: watch::Sender::new(0),
@@ -59,6 +67,8 @@ impl Runtime {
     /// Takes a configuration; the first one boots the services.
     pub(crate) async fn configure(&self, configuration: Configuration) {
         let environment = environment(&configuration);
+        let session_activity = configuration.session_activity;
+        self.sessions.configure(Settings { environment: environment.clone(), session_activity });
         let first = self.lock().replace(configuration).is_none();
         let ask = if first { Ask::Boot { environment } } else { Ask::Environment { environment } };
         self.services.tell(ask).await;

@@ -44,6 +44,10 @@ const HIGHEST: u8 = 64;
 pub struct Signal(u8);
 
 impl Signal {
+    /// The terminal is gone.
+    pub const HUP: Self = Self(1);
+    /// Lets a stopped process go on.
+    pub const CONT: Self = Self(18);
     /// Ends a process at once.
     pub const KILL: Self = Self(9);
     /// Asks a process to end.

@@ -8,7 +8,10 @@ use axum::{
 };
 use serde_json::json;
 
-use crate::services::{AskError, ChangeError};
+use crate::{
+    services::{AskError, ChangeError},
+    sessions::StartError,
+};
 
 /// A status, a stable code for programs, and a sentence for people.
 #[derive(Debug)]
@@ -28,6 +31,18 @@ impl ApiError {
         Self { status: StatusCode::NOT_FOUND, code: "not_found", message }
     }
 
+    /// A session that has ended, or never was.
+    pub(crate) fn no_session(id: &str) -> Self {
+        let message = format!("session not found: {id}");
+        Self { status: StatusCode::NOT_FOUND, code: "session_not_found", message }
+    }
+
+    /// A session that has ended, for those who want its end.
+    pub(crate) fn session_gone(id: &str, exit_code: u8) -> Self {
+        let message = format!("session {id} has ended already, with code {exit_code}");
+        Self { status: StatusCode::GONE, code: "session_ended", message }
+    }
+
     pub(crate) fn method_not_allowed(method: &Method, path: &str) -> Self {
         let message = format!("{path} does not take {method}");
         Self { status: StatusCode::METHOD_NOT_ALLOWED, code: "method_not_allowed", message }
@@ -35,6 +50,16 @@ impl ApiError {
 
     pub(crate) fn internal(message: String) -> Self {
         Self { status: StatusCode::INTERNAL_SERVER_ERROR, code: "internal", message }
+    }
+}
+
+impl From<StartError> for ApiError {
+    fn from(error: StartError) -> Self {
+        let (status, code) = match &error {
+            StartError::TooMany => (StatusCode::TOO_MANY_REQUESTS, "too_many_sessions"),
+            StartError::ShuttingDown => (StatusCode::SERVICE_UNAVAILABLE, "shutting_down"),
+        };
+        Self { status, code, message: error.to_string() }
     }
 }
 

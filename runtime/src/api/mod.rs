@@ -1,13 +1,19 @@
 //! The runtime's own HTTP API: what a gateway forwards from below `/v1/sprites/{name}`.
 
+mod connection;
 mod error;
+mod exec;
+mod exec_http;
+mod exec_socket;
 mod services;
+mod sessions;
 mod stream;
+mod websocket;
 
 use std::{io, sync::Arc, time::Duration};
 
 use axum::{
-    Router,
+    Extension, Router,
     http::{Method, Uri},
     routing::{get, post},
 };
@@ -17,7 +23,10 @@ use hyper_util::{
 };
 use tokio::net::UnixStream;
 
-use self::error::ApiError;
+use self::{
+    connection::{Connection, HostStream},
+    error::ApiError,
+};
 use crate::state::Runtime;
 
 /// How long the head of a request may take, the wait for the first one included: a gateway keeps idle
@@ -31,18 +40,27 @@ const MAX_BODY_BYTES: usize = 1 << 20;
 /// # Errors
 /// The connection broke, or spoke no HTTP/1.
 pub(crate) async fn serve(runtime: &Arc<Runtime>, stream: UnixStream) -> io::Result<()> {
-    let service = TowerToHyperService::new(router(Arc::clone(runtime)));
+    let connection = Connection::default();
+    let router = router(Arc::clone(runtime)).layer(Extension(connection.clone()));
+    let stream = TokioIo::new(HostStream::new(stream, connection.clone()));
     hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_LIMIT)
-        .serve_connection(TokioIo::new(stream), service)
+        .serve_connection(stream, TowerToHyperService::new(router))
         .with_upgrades()
         .await
-        .map_err(io::Error::other)
+        .map_err(io::Error::other)?;
+    if let Some(next) = connection.take_next() {
+        next.await;
+    }
+    Ok(())
 }
 
 fn router(runtime: Arc<Runtime>) -> Router {
     Router::new()
+        .route("/exec", get(exec::get).post(exec_http::post))
+        .route("/exec/{session}", get(exec::attach).delete(sessions::kill))
+        .route("/exec/{session}/kill", post(sessions::kill))
         .route("/services", get(services::list))
         .route("/services/signal", post(services::signal))
         .route("/services/{service}", get(services::read).put(services::put).delete(services::delete))
