@@ -6,6 +6,7 @@ use std::{
 };
 
 use lifecycle::WakeLimits;
+use runtime_api::SessionActivity;
 use serde::Deserialize;
 
 use crate::drivers::{command::Settings as CommandSettings, process::Settings as ProcessSettings};
@@ -82,6 +83,7 @@ struct RawLifecycle {
     stop_grace_ms: Option<u64>,
     drain_grace_ms: Option<u64>,
     on_shutdown: OnShutdown,
+    session_activity: SessionActivity,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -129,6 +131,7 @@ pub(crate) struct Config {
     pub(crate) stop_grace: Duration,
     pub(crate) drain_grace: Duration,
     pub(crate) on_shutdown: OnShutdown,
+    pub(crate) session_activity: SessionActivity,
     pub(crate) holder_ttl: Duration,
     pub(crate) wakes: WakeLimits,
     pub(crate) process: ProcessSettings,
@@ -185,6 +188,7 @@ impl Config {
             stop_grace: millis(raw.lifecycle.stop_grace_ms, DEFAULT_STOP_GRACE),
             drain_grace: millis(raw.lifecycle.drain_grace_ms, DEFAULT_DRAIN_GRACE),
             on_shutdown: raw.lifecycle.on_shutdown,
+            session_activity: raw.lifecycle.session_activity,
             holder_ttl,
             wakes: WakeLimits {
                 at_once,
@@ -226,6 +230,7 @@ mod tests {
         assert_eq!(config.wakes.queued, DEFAULT_MAX_QUEUED_WAKES);
         assert_eq!(config.wakes.queued_per_organization, DEFAULT_MAX_QUEUED_WAKES / ORGANIZATION_SHARE);
         assert_eq!(config.on_shutdown, OnShutdown::Stop);
+        assert_eq!(config.session_activity, SessionActivity::Running);
     }
 
     #[test]

@@ -64,11 +64,13 @@ pub enum Who {
     },
     /// Something inside.
     Activity {
-        /// What.
+        /// What kind of thing.
+        kind: &'static str,
+        /// What it is called.
         name: String,
-        /// How many of it.
-        count: u32,
     },
+    /// More things inside than are listed.
+    Unlisted(u32),
 }
 
 /// Where a lease stands.
@@ -97,16 +99,26 @@ struct Lease {
 
 #[derive(Clone, Debug)]
 struct Activity {
-    count: u32,
+    kind: &'static str,
+    name: String,
     since: Moment,
 }
+
+/// Activities of one sprite that are known by name. A sprite says itself what goes on in it, and must not fill
+/// its host's memory by that; those beyond keep it awake all the same.
+const MAX_LISTED: usize = 1024;
+/// The longest name that is kept, in bytes.
+const MAX_NAME_BYTES: usize = 256;
 
 /// All that keeps one sprite awake.
 #[derive(Clone, Debug)]
 pub struct Grantor {
     holder_ttl: Duration,
     leases: BTreeMap<HolderId, Lease>,
-    activities: BTreeMap<String, Activity>,
+    activities: BTreeMap<u64, Activity>,
+    /// How many go on beside the listed ones, and since when.
+    unlisted: u32,
+    unlisted_since: Moment,
     last_activity: Moment,
 }
 
@@ -114,7 +126,14 @@ impl Grantor {
     /// Nothing needs the sprite; idleness counts from `now`. Leases outlive a silent holder by `holder_ttl`.
     #[must_use]
     pub const fn new(holder_ttl: Duration, now: Moment) -> Self {
-        Self { holder_ttl, leases: BTreeMap::new(), activities: BTreeMap::new(), last_activity: now }
+        Self {
+            holder_ttl,
+            leases: BTreeMap::new(),
+            activities: BTreeMap::new(),
+            unlisted: 0,
+            unlisted_since: now,
+            last_activity: now,
+        }
     }
 
     /// A holder wants the sprite awake. It is answered by [`Grantor::granted`] or [`Grantor::refused`].
@@ -199,34 +218,40 @@ impl Grantor {
         self.leases.values().filter_map(|lease| lease.lost_at).min().map(|lost_at| lost_at + self.holder_ttl)
     }
 
-    /// Something inside begins to keep the sprite awake. Several of one name count.
-    pub fn activity_begun(&mut self, name: &str, now: Moment) {
+    /// Something inside begins to keep the sprite awake, until `id` ends. One id begins once.
+    pub fn activity_begun(&mut self, id: u64, kind: &'static str, name: &str, now: Moment) {
         self.touch(now);
-        match self.activities.get_mut(name) {
-            Some(activity) => activity.count += 1,
-            None => {
-                self.activities.insert(name.to_owned(), Activity { count: 1, since: now });
+        if self.activities.len() >= MAX_LISTED && !self.activities.contains_key(&id) {
+            if self.unlisted == 0 {
+                self.unlisted_since = now;
             }
+            self.unlisted = self.unlisted.saturating_add(1);
+            return;
         }
+        let name = name[..name.floor_char_boundary(MAX_NAME_BYTES)].to_owned();
+        self.activities.entry(id).or_insert(Activity { kind, name, since: now });
     }
 
     /// It ended.
-    pub fn activity_ended(&mut self, name: &str, now: Moment) {
+    pub fn activity_ended(&mut self, id: u64, now: Moment) {
         self.touch(now);
-        if let Some(activity) = self.activities.get_mut(name) {
-            activity.count -= 1;
-            if activity.count == 0 {
-                self.activities.remove(name);
-            }
+        if self.activities.remove(&id).is_none() {
+            self.unlisted = self.unlisted.saturating_sub(1);
         }
     }
 
-    /// Everything inside is gone: the sprite was stopped, or has died.
+    /// Nothing inside is known to keep the sprite awake: it was stopped, has died, or is about to say anew
+    /// what goes on in it.
     pub fn activities_gone(&mut self, now: Moment) {
-        if !self.activities.is_empty() {
+        if self.has_activities() {
             self.activities.clear();
+            self.unlisted = 0;
             self.touch(now);
         }
+    }
+
+    fn has_activities(&self) -> bool {
+        !self.activities.is_empty() || self.unlisted > 0
     }
 
     /// Activity at `at` that holds nothing, such as bytes written to a terminal.
@@ -291,7 +316,7 @@ impl Grantor {
         let any = |wanted: fn(LeaseState) -> bool| self.leases.values().any(|lease| wanted(lease.state));
         if any(|state| state == LeaseState::Waiting) {
             Demand::Waiting
-        } else if !self.activities.is_empty() || any(|state| matches!(state, LeaseState::Granted(_))) {
+        } else if self.has_activities() || any(|state| matches!(state, LeaseState::Granted(_))) {
             Demand::Held
         } else {
             Demand::IdleSince(self.last_activity)
@@ -310,10 +335,12 @@ impl Grantor {
             },
             since: lease.since,
         });
-        let activities = self.activities.iter().map(|(name, activity)| Why {
-            who: Who::Activity { name: name.clone(), count: activity.count },
+        let activities = self.activities.values().map(|activity| Why {
+            who: Who::Activity { kind: activity.kind, name: activity.name.clone() },
             since: activity.since,
         });
-        holders.chain(activities).collect()
+        let unlisted = (self.unlisted > 0)
+            .then(|| Why { who: Who::Unlisted(self.unlisted), since: self.unlisted_since });
+        holders.chain(activities).chain(unlisted).collect()
     }
 }

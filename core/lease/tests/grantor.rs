@@ -136,15 +136,16 @@ fn a_revoked_lease_keeps_nothing_awake_but_is_seen_to_drain() {
 #[test]
 fn what_runs_inside_keeps_a_sprite_awake_but_makes_nobody_wait() {
     let mut grantor = Grantor::new(TTL, at(0));
-    grantor.activity_begun("command", at(10));
-    grantor.activity_begun("command", at(20));
+    grantor.activity_begun(1, "exec", "make", at(10));
+    grantor.activity_begun(2, "exec", "make", at(20));
+    grantor.activity_begun(2, "exec", "make", at(20));
     assert_eq!(grantor.demand(), Demand::Held);
-    grantor.activity_ended("command", at(30));
+    grantor.activity_ended(1, at(30));
     assert_eq!(grantor.demand(), Demand::Held);
-    grantor.activity_ended("command", at(40));
-    grantor.activity_ended("command", at(50));
+    grantor.activity_ended(2, at(40));
+    grantor.activity_ended(2, at(50));
     assert_eq!(grantor.demand(), Demand::IdleSince(at(50)));
-    grantor.activity_begun("session", at(60));
+    grantor.activity_begun(3, "session", "bash", at(60));
     grantor.activities_gone(at(70));
     assert_eq!(grantor.demand(), Demand::IdleSince(at(70)));
     grantor.touch(at(80));
@@ -153,12 +154,32 @@ fn what_runs_inside_keeps_a_sprite_awake_but_makes_nobody_wait() {
 }
 
 #[test]
+fn a_sprite_that_says_too_much_is_kept_awake_and_fills_no_memory() {
+    let mut grantor = Grantor::new(TTL, at(0));
+    for id in 0..100_000 {
+        grantor.activity_begun(id, "exec", &"é".repeat(1_000), at(id));
+    }
+    let why = grantor.why();
+    assert_eq!(why.len(), 1025);
+    assert!(why.iter().all(|why| match &why.who {
+        Who::Activity { name, .. } => name.len() == 256,
+        Who::Unlisted(count) => *count == 100_000 - 1024,
+        Who::Holder { .. } => false,
+    }));
+    for id in 0..100_000 {
+        assert_eq!(grantor.demand(), Demand::Held, "{id} and later ones go on");
+        grantor.activity_ended(id, at(200_000));
+    }
+    assert_eq!(grantor.demand(), Demand::IdleSince(at(200_000)));
+}
+
+#[test]
 fn it_can_say_why_a_sprite_is_awake() {
     let mut grantor = granted();
     let usage = Usage { connections: 2, requests: 1, last_byte: at(150) };
     grantor.report(&holder("a"), usage);
     grantor.report(&holder("stranger"), usage);
-    grantor.activity_begun("command", at(500));
+    grantor.activity_begun(9, "exec", "make -j2", at(500));
     let why = grantor.why();
     assert_eq!(why.len(), 2);
     assert_eq!(why[0].since, at(100));
@@ -169,5 +190,6 @@ fn it_can_say_why_a_sprite_is_awake() {
         request_id: Some("request-1".into()),
     };
     assert_eq!(why[0].who, holder);
-    assert_eq!((&why[1].who, why[1].since), (&Who::Activity { name: "command".into(), count: 1 }, at(500)));
+    let command = Who::Activity { kind: "exec", name: "make -j2".into() };
+    assert_eq!((&why[1].who, why[1].since), (&command, at(500)));
 }

@@ -137,8 +137,8 @@ impl World {
             self.violated(|| format!("sprite {index} is found in epoch {running:?}; {written} is written"));
         }
         let mut grantor = Grantor::new(ttl, now);
-        for _ in 0..self.sprites[index].commands {
-            grantor.activity_begun("command", now);
+        for id in 0..self.sprites[index].commands {
+            grantor.activity_begun(id, "exec", "command", now);
         }
         let machine = Machine::new(settings, found, written, now, now + ttl);
         let task = Task { grantor, machine, decided: None, call: None, ticks_at: None };
@@ -410,7 +410,7 @@ impl World {
     pub(crate) fn begin_command(&mut self, sprite: usize) {
         let (run, now) = (self.agent.run, self.now);
         let Some(task) = self.agent.task(run, sprite) else { return };
-        task.grantor.activity_begun("command", now);
+        task.grantor.activity_begun(self.sprites[sprite].commands, "exec", "command", now);
         self.sprites[sprite].commands += 1;
         self.tell(run, sprite, Input::Tick);
         let takes = self.random.about(Duration::from_secs(4));
@@ -428,9 +428,10 @@ impl World {
         }
         let (run, now) = (self.agent.run, self.now);
         self.sprites[sprite].commands -= 1;
+        let id = self.sprites[sprite].commands;
         self.sprites[sprite].needed_at = self.sprites[sprite].needed_at.max(now);
         if let Some(task) = self.agent.task(run, sprite) {
-            task.grantor.activity_ended("command", now);
+            task.grantor.activity_ended(id, now);
             self.tell(run, sprite, Input::Tick);
         }
     }

@@ -204,8 +204,12 @@ pub struct Reason {
 pub struct WhyHolder {
     /// Who.
     pub holder: String,
-    /// `connections`, `command`, ...
+    /// `connections` of a gateway; or inside the sprite an `exec` with a client, a `session` without one, a
+    /// `task`; `more` stands for those that are too many to be listed.
     pub activity: String,
+    /// What it is called, such as a command line, if it is something inside.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
     /// For how long it has held, in milliseconds.
     pub held_for_ms: u64,
     /// Open client connections behind it.

@@ -6,6 +6,7 @@
 //! the store. It never waits for another sprite's task, and while a driver call is under way it goes
 //! on listening.
 
+mod link;
 mod task;
 mod transition;
 

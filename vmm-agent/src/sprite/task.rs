@@ -5,7 +5,7 @@ use std::{collections::VecDeque, future::pending, sync::Arc, time::Duration};
 use ::lease::grantor::{Demand as LeaseDemand, Grantor, Usage, Who};
 use agent_api::{
     ChangeSprite, Changed, PublicState, Reason, SleepDepth, Sprite, WhyAwake, WhyHolder,
-    lease::{self, GrantorMessage, RefusalCode},
+    lease::{self, Endpoint, GrantorMessage, RefusalCode},
 };
 use futures_util::future::BoxFuture;
 use ids::{Attempt, Epoch};
@@ -14,6 +14,7 @@ use lifecycle::{
     Capabilities, Confirmation, Demand, Depth, Effect, Event, Found, Machine, Public, Refusal, Revocation,
     Settings, Timing, Transition,
 };
+use runtime_api::{Activity, ActivityKind, ControlStream};
 use tokio::{
     sync::{mpsc, oneshot},
     time::sleep_until,
@@ -22,6 +23,7 @@ use tracing::{info, warn};
 
 use super::{
     Begin, Message, Reply, SpriteError,
+    link::{Link, News},
     transition::{self, Call, Ended},
 };
 use crate::{
@@ -50,6 +52,8 @@ struct Task {
     call: Option<BoxFuture<'static, Ended>>,
     /// Resolves when PID 1 of this epoch is gone.
     exit: Option<BoxFuture<'static, Epoch>>,
+    /// To its runtime, while it is awake or paused.
+    link: Option<Link>,
     /// Our place in the host's wake queue.
     turn: Option<oneshot::Receiver<()>>,
     wake_orders: Vec<Reply<WhyAwake>>,
@@ -81,6 +85,9 @@ pub(super) async fn run(
         while let Ok(message) = messages.try_recv() {
             task.hear(message).await;
         }
+        while let Some(news) = task.link.as_mut().and_then(Link::try_next) {
+            task.hear_inside(news).await;
+        }
         task.confirm().await;
         if task.is_over(stopping) {
             break;
@@ -92,6 +99,7 @@ pub(super) async fn run(
                 // The handle in the agent's table outlives this task.
                 None => break,
             },
+            news = next_news(task.link.as_mut()) => task.hear_inside(news).await,
             ended = or_never(task.call.as_mut()) => task.ended(ended).await,
             epoch = or_never(task.exit.as_mut()) => {
                 task.exit = None;
@@ -128,6 +136,13 @@ async fn or_never<F: Future + Unpin>(future: Option<&mut F>) -> F::Output {
     }
 }
 
+async fn next_news(link: Option<&mut Link>) -> News {
+    match link {
+        Some(link) => link.next().await,
+        None => pending().await,
+    }
+}
+
 impl Task {
     fn new(agent: Arc<Agent>, sprite: Sprite, begin: Begin) -> Self {
         let now = agent.now();
@@ -151,6 +166,7 @@ impl Task {
             decided: None,
             call: None,
             exit: None,
+            link: None,
             turn: None,
             wake_orders: Vec::new(),
             wake_attempt: Attempt::default(),
@@ -160,6 +176,7 @@ impl Task {
         };
         if !matches!(begin, Begin::Cold) {
             task.watch_exit();
+            task.link(None);
         }
         task
     }
@@ -254,6 +271,27 @@ impl Task {
         }
     }
 
+    /// The runtime says what goes on inside.
+    async fn hear_inside(&mut self, news: News) {
+        let now = self.agent.now();
+        match news {
+            News::Anew => self.grantor.activities_gone(now),
+            News::Begun(Activity { id, kind, name }) => {
+                self.grantor.activity_begun(id, kind_name(kind), &name, now);
+            }
+            News::Ended(id) => self.grantor.activity_ended(id, now),
+            News::Touched => self.grantor.touch(now),
+        }
+        self.tell(Event::Tick).await;
+    }
+
+    /// Listens to the runtime from now on, over `stream` if there is one already.
+    fn link(&mut self, stream: Option<ControlStream>) {
+        if let Endpoint::Handoff { path } = self.agent.driver.endpoint(self.sprite.id) {
+            self.link = Some(Link::new(path, stream));
+        }
+    }
+
     /// A lease may have ended.
     async fn tell_released(&mut self) {
         let event = if self.grantor.is_draining() { Event::Tick } else { Event::Drained };
@@ -276,6 +314,10 @@ impl Task {
         let Some((transition, call)) = self.decided.take() else { return };
         match self.machine.confirm(transition, self.demand(), self.agent.now()) {
             Confirmation::Go => {
+                if matches!(call, Call::Start(_) | Call::Stop | Call::Destroy) {
+                    // The runtime there was is told to end by the driver, or is gone.
+                    self.link = None;
+                }
                 let failed = match call {
                     Call::Start(_) => self.unwritten.take(),
                     Call::Pause
@@ -288,7 +330,8 @@ impl Task {
                 self.call = Some(match failed {
                     // An epoch that is not written down could be given out twice.
                     Some(reason) => {
-                        Box::pin(std::future::ready(Ended { transition, call, outcome: Err(reason) }))
+                        let ended = Ended { transition, call, outcome: Err(reason), control: None };
+                        Box::pin(std::future::ready(ended))
                     }
                     None => Box::pin(transition::perform(
                         self.agent.clone(),
@@ -310,10 +353,13 @@ impl Task {
         }
     }
 
-    async fn ended(&mut self, Ended { transition, call, outcome }: Ended) {
+    async fn ended(&mut self, Ended { transition, call, outcome, control }: Ended) {
         self.call = None;
         match (call, outcome.is_ok()) {
-            (Call::Start(_), true) => self.watch_exit(),
+            (Call::Start(_), true) => {
+                self.watch_exit();
+                self.link(control);
+            }
             (Call::Stop | Call::Destroy, true) => self.exit = None,
             (Call::Start(_) | Call::Stop | Call::Destroy, false)
             | (Call::Pause | Call::Suspend | Call::Resume | Call::Unsupported(_), _) => {}
@@ -340,7 +386,12 @@ impl Task {
                 self.turn = None;
                 self.agent.wakes.finished(self.sprite.id);
             }
-            Effect::Changed => self.publish().await,
+            Effect::Changed => {
+                if self.machine.public() == Public::Cold {
+                    self.grantor.activities_gone(self.agent.now());
+                }
+                self.publish().await;
+            }
             Effect::Start { transition, epoch } => self.decided = Some((transition, Call::Start(epoch))),
             Effect::Pause(transition) => self.decided = Some((transition, Call::Pause)),
             Effect::Suspend(transition) => self.decided = Some((transition, Call::Suspend)),
@@ -485,16 +536,10 @@ impl Task {
                     requests: usage.map_or(0, |usage| usage.requests),
                     last_byte_ms_ago: usage.map(|usage| millis(now - usage.last_byte)),
                     request_id,
+                    name: None,
                 },
-                Who::Activity { name, count } => WhyHolder {
-                    holder: "runtime".into(),
-                    activity: name,
-                    held_for_ms,
-                    connections: 0,
-                    requests: count,
-                    last_byte_ms_ago: None,
-                    request_id: None,
-                },
+                Who::Activity { kind, name } => inside(kind, name, held_for_ms),
+                Who::Unlisted(count) => inside("more", format!("{count} more"), held_for_ms),
             }
         });
         let state = public(self.machine.public());
@@ -518,6 +563,27 @@ impl Task {
                 retry_in_ms: trouble.retry_at.map(|at| millis(at - now)),
             }),
         }
+    }
+}
+
+fn inside(activity: &str, name: String, held_for_ms: u64) -> WhyHolder {
+    WhyHolder {
+        holder: "runtime".into(),
+        activity: activity.into(),
+        held_for_ms,
+        connections: 0,
+        requests: 0,
+        last_byte_ms_ago: None,
+        request_id: None,
+        name: Some(name),
+    }
+}
+
+const fn kind_name(kind: ActivityKind) -> &'static str {
+    match kind {
+        ActivityKind::Exec => "exec",
+        ActivityKind::Session => "session",
+        ActivityKind::Task => "task",
     }
 }
 

@@ -5,7 +5,7 @@ use std::{path::Path, sync::Arc, time::Duration};
 use agent_api::{Sprite, lease::Endpoint};
 use ids::{Epoch, SpriteId};
 use lifecycle::Transition;
-use runtime_api::{Command, Configuration, Event, open_control};
+use runtime_api::{Command, Configuration, ControlStream, Event, open_control};
 use tokio::time::{Instant, timeout};
 use tracing::{info, warn};
 
@@ -51,6 +51,8 @@ pub(super) struct Ended {
     pub(super) transition: Transition,
     pub(super) call: Call,
     pub(super) outcome: Result<(), String>,
+    /// Of a start: the stream over which the runtime was configured.
+    pub(super) control: Option<ControlStream>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -71,8 +73,9 @@ enum CallError {
 pub(super) async fn perform(agent: Arc<Agent>, sprite: Sprite, transition: Transition, call: Call) -> Ended {
     let began = Instant::now();
     let driver = &*agent.driver;
+    let mut control = None;
     let done: Result<(), CallError> = match call {
-        Call::Start(epoch) => start(&agent, &sprite, epoch).await,
+        Call::Start(epoch) => start(&agent, &sprite, epoch).await.map(|stream| control = stream),
         Call::Pause => driver.pause(sprite.id).await.map_err(Into::into),
         Call::Suspend => driver.suspend(sprite.id).await.map_err(Into::into),
         Call::Resume => driver.resume(sprite.id).await.map_err(Into::into),
@@ -88,31 +91,32 @@ pub(super) async fn perform(agent: Arc<Agent>, sprite: Sprite, transition: Trans
         Ok(()) => info!(sprite = %sprite.id, name = %sprite.name, verb, ?elapsed, "Transition done"),
         Err(error) => warn!(sprite = %sprite.id, name = %sprite.name, verb, error, "Transition failed"),
     }
-    Ended { transition, call, outcome }
+    Ended { transition, call, outcome, control }
 }
 
-/// A cold start: clears what an earlier life may have left, boots, and tells the runtime who it is.
-async fn start(agent: &Agent, sprite: &Sprite, epoch: Epoch) -> Result<(), CallError> {
+/// A cold start: clears what an earlier life may have left, boots, and tells the runtime who it is. Returns
+/// the stream to the runtime, if there is one.
+async fn start(agent: &Agent, sprite: &Sprite, epoch: Epoch) -> Result<Option<ControlStream>, CallError> {
     let driver = &*agent.driver;
     let spec = Agent::spec(sprite);
     driver.stop(sprite.id, Duration::ZERO).await?;
     driver.prepare(&spec).await?;
     driver.start(&spec, epoch).await?;
     // Without a runtime of ours there is nobody to tell.
-    let Endpoint::Handoff { path } = driver.endpoint(sprite.id) else { return Ok(()) };
+    let Endpoint::Handoff { path } = driver.endpoint(sprite.id) else { return Ok(None) };
     let configuration = Configuration {
         name: sprite.name.clone(),
         url: agent.url(sprite),
         epoch,
         environment: sprite.environment.clone(),
-        session_activity: runtime_api::SessionActivity::default(),
+        session_activity: agent.config.session_activity,
     };
     let ready = timeout(RUNTIME_DEADLINE, configure(&path, configuration));
     let ready = ready.await.unwrap_or(Err(CallError::RuntimeSilent));
     if ready.is_err() {
         abandon(driver, sprite.id).await;
     }
-    ready
+    ready.map(Some)
 }
 
 /// After a failed start nothing may run.
@@ -123,7 +127,7 @@ async fn abandon(driver: &dyn Driver, id: SpriteId) {
     }
 }
 
-async fn configure(runtime: &Path, configuration: Configuration) -> Result<(), CallError> {
+async fn configure(runtime: &Path, configuration: Configuration) -> Result<ControlStream, CallError> {
     let mut control = open_control(runtime).await.map_err(CallError::RuntimeBroken)?;
     let mut next = async || match control.next().await {
         Ok(Some(event)) => Ok(event),
@@ -134,7 +138,7 @@ async fn configure(runtime: &Path, configuration: Configuration) -> Result<(), C
     control.send(&Command::Configure(configuration)).await.map_err(CallError::RuntimeBroken)?;
     loop {
         match control.next().await {
-            Ok(Some(Event::Ready)) => return Ok(()),
+            Ok(Some(Event::Ready)) => return Ok(control),
             Ok(Some(
                 Event::Hello { .. }
                 | Event::PortOpened(_)
