@@ -91,6 +91,8 @@ async fn dispatch(
             Ok(wish) => sprites::ask(edge, caller, &name, http::Method::POST, "sleep", Some(wish)).await,
             Err(answer) => Err(answer),
         },
+        Endpoint::Restart(name) => sprites::restart(edge, caller, &name).await,
+        Endpoint::Upgrade(name) => sprites::upgrade(edge, caller, &name).await,
         Endpoint::Organization => Ok(Reply::Json(200, organization(edge, caller))),
     })
 }

@@ -19,19 +19,22 @@ pub(super) enum Endpoint {
     Why(SpriteName),
     Sleep(SpriteName),
     Wake(SpriteName),
+    Restart(SpriteName),
+    Upgrade(SpriteName),
     Organization,
 }
 
+/// What happens inside a sprite, and is answered there by its runtime.
+const INSIDE: [&str; 5] = ["exec", "fs", "ports", "proxy", "services"];
 /// What the protocol has and we don't have yet. They wake nothing.
-const NOT_YET: [&str; 9] =
-    ["exec", "fs", "proxy", "ports", "checkpoint", "checkpoints", "policy", "upgrade", "restart"];
+const NOT_YET: [&str; 4] = ["checkpoint", "checkpoints", "policy", "tasks"];
 
 /// If the target concerns the inside of a sprite: its name (if it is one) and the path and query there.
 pub(crate) fn inside(target: &str) -> Option<(Option<SpriteName>, String)> {
     let rest = target.strip_prefix("/v1/sprites/")?;
     let (name, rest) = rest.split_once('/')?;
     let first = rest.split(['/', '?']).next().unwrap_or_default();
-    (first == "services").then(|| (sprite_name(name), format!("/{rest}")))
+    INSIDE.contains(&first).then(|| (sprite_name(name), format!("/{rest}")))
 }
 
 fn sprite_name(segment: &str) -> Option<SpriteName> {
@@ -95,6 +98,8 @@ impl Endpoint {
             ["why"] => one(method, &Method::GET, Self::Why(name()?)),
             ["sleep"] => one(method, &Method::POST, Self::Sleep(name()?)),
             ["wake"] => one(method, &Method::POST, Self::Wake(name()?)),
+            ["restart"] => one(method, &Method::POST, Self::Restart(name()?)),
+            ["upgrade"] => one(method, &Method::POST, Self::Upgrade(name()?)),
             // Clients take this for "no multiplexing here" and use the plain calls.
             ["control"] => Err(Answer::new(404, "not_found", "Multiplexed operations are not offered.")),
             [first, ..] if NOT_YET.contains(first) => Err(not_yet(first)),
@@ -145,6 +150,8 @@ mod tests {
             ("/v1/sprites/web/why", Method::GET, Endpoint::Why(name())),
             ("/v1/sprites/web/sleep", Method::POST, Endpoint::Sleep(name())),
             ("/v1/sprites/web/wake", Method::POST, Endpoint::Wake(name())),
+            ("/v1/sprites/web/restart", Method::POST, Endpoint::Restart(name())),
+            ("/v1/sprites/web/upgrade", Method::POST, Endpoint::Upgrade(name())),
             ("/v1/organization", Method::GET, Endpoint::Organization),
         ] {
             assert_eq!(Endpoint::of(path, &method), Ok(endpoint), "{method} {path}");
@@ -156,8 +163,9 @@ mod tests {
         assert_eq!(status("/v1/sprites", &Method::PATCH), 405);
         assert_eq!(status("/v1/sprites/web", &Method::POST), 405);
         assert_eq!(status("/v1/sprites/web/control", &Method::GET), 404);
-        assert_eq!(status("/v1/sprites/web/exec", &Method::POST), 501);
-        assert_eq!(status("/v1/sprites/web/fs/read", &Method::GET), 501);
+        for later in ["checkpoint", "checkpoints/v1/restore", "policy/network", "tasks"] {
+            assert_eq!(status(&format!("/v1/sprites/web/{later}"), &Method::POST), 501, "{later}");
+        }
         assert_eq!(status("/v1/sprites/Not%20a%20name", &Method::GET), 404);
         assert_eq!(status("/v1/sprites/..", &Method::GET), 404);
         assert_eq!(status("/v2", &Method::GET), 404);
@@ -170,9 +178,17 @@ mod tests {
         assert_eq!((name, path.as_str()), ("web".parse().ok(), "/services/x/start?duration=5s"));
         assert_eq!(inside("/v1/sprites/web/services"), Some(("web".parse().ok(), "/services".to_owned())));
         assert_eq!(inside("/v1/sprites/a%2fb/services?x"), Some((None, "/services?x".to_owned())));
-        for not in
-            ["/v1/sprites/web", "/v1/sprites/web/servicesx", "/v1/sprites", "/x/v1/sprites/web/services"]
-        {
+        for what in ["exec", "exec?cmd=ls", "exec/7/kill", "fs/read?path=/a", "proxy", "ports/watch"] {
+            let target = format!("/v1/sprites/web/{what}");
+            assert_eq!(inside(&target), Some(("web".parse().ok(), format!("/{what}"))));
+        }
+        for not in [
+            "/v1/sprites/web",
+            "/v1/sprites/web/servicesx",
+            "/v1/sprites/web/control",
+            "/v1/sprites",
+            "/x/v1/sprites/web/services",
+        ] {
             assert_eq!(inside(not), None, "{not}");
         }
     }

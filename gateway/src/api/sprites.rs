@@ -2,7 +2,10 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use agent_api::{ApiError, ChangeSprite, Changed, CreateSprite, PublicState, Sprite, UrlAuth, UrlSettings};
+use agent_api::{
+    ApiError, ChangeSprite, Changed, CreateSprite, PublicState, SleepDepth, SleepSprite, Sprite, UrlAuth,
+    UrlSettings, WhyAwake,
+};
 use auth::Verified;
 use http::Method;
 use ids::SpriteName;
@@ -149,6 +152,36 @@ pub(super) async fn ask(
     let path = format!("/v1/sprites/{}/{what}", route.sprite.id);
     let answer: Value = edge.agent.call(method, &path, wish.as_ref()).await.map_err(of_agent)?;
     Ok(Reply::Json(200, answer))
+}
+
+/// Ends all that runs in a sprite, and starts it anew.
+pub(super) async fn restart(edge: &Edge, caller: &Verified, name: &SpriteName) -> Result<Reply, Answer> {
+    let route = find(edge, caller, name)?;
+    cold_start(edge, &route).await?;
+    Ok(Reply::Json(
+        200,
+        json!({ "sprite_name": name, "machine_id": route.sprite.id, "message": "restarted" }),
+    ))
+}
+
+/// A sprite gets the newest runtime of its host with each cold start; one that is cold has nothing older.
+pub(super) async fn upgrade(edge: &Edge, caller: &Verified, name: &SpriteName) -> Result<Reply, Answer> {
+    let route = find(edge, caller, name)?;
+    if route.sprite.state != PublicState::Cold {
+        cold_start(edge, &route).await?;
+    }
+    Ok(Reply::Json(200, json!({ "name": name, "status": "upgraded" })))
+}
+
+async fn cold_start(edge: &Edge, route: &Route) -> Result<(), Answer> {
+    let path = |verb: &str| format!("/v1/sprites/{}/{verb}", route.sprite.id);
+    let asleep = SleepSprite { depth: SleepDepth::Cold };
+    // The wake waits for the end of the sleep that was begun.
+    let _begun: WhyAwake =
+        edge.agent.call(Method::POST, &path("sleep"), Some(&asleep)).await.map_err(of_agent)?;
+    let _awake: WhyAwake =
+        edge.agent.call(Method::POST, &path("wake"), None::<&()>).await.map_err(of_agent)?;
+    Ok(())
 }
 
 /// Whether a sprite is well, as far as can be told without waking it.
