@@ -11,9 +11,13 @@ mod activities;
 mod api;
 mod control;
 mod dial;
+mod env;
 mod exec;
+mod files;
 mod hello;
+mod hosts;
 mod limits;
+mod local;
 mod ports;
 mod reap;
 mod serve;
@@ -29,7 +33,7 @@ use std::{path::PathBuf, process::ExitCode, sync::Arc};
 use anyhow::{Context as _, bail};
 use telemetry::Format;
 use tokio::signal::unix::{SignalKind, signal};
-use tracing::{error, info};
+use tracing::{error, info, warn};
 
 use crate::{
     activities::Activities, reap::Reaper, services::Actor, sessions::Sessions, shutdown::Shutdown,
@@ -41,11 +45,26 @@ const HOME: &str = "/.sprite";
 
 const USAGE: &str = "usage: runtime --listen-fd FD [--home DIRECTORY], or runtime hello PORT";
 
+/// Threads for what blocks, such as reading files: few enough for a sprite whose processes are counted.
+const MAX_BLOCKING: usize = 32;
+
 fn main() -> ExitCode {
+    if called_as(env::NAME) {
+        return match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+            Ok(tokio) => tokio.block_on(env::main()),
+            Err(error) => {
+                eprintln!("{}: {error}", env::NAME);
+                ExitCode::FAILURE
+            }
+        };
+    }
     let started = Arguments::parse(std::env::args().skip(1)).and_then(|arguments| {
         telemetry::init(Format::Text, "info").map_err(anyhow::Error::msg)?;
         limits::raise_descriptors().context("could not raise the limit of descriptors")?;
-        let tokio = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let tokio = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .max_blocking_threads(MAX_BLOCKING)
+            .build()?;
         match arguments {
             Arguments::Run { listen_fd, home } => tokio.block_on(run(listen_fd, home)),
             Arguments::Hello { port } => Ok(tokio.block_on(hello::serve(port))?),
@@ -59,6 +78,12 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// Whether this program was started under `name`.
+fn called_as(name: &str) -> bool {
+    let called = std::env::args_os().next().map(PathBuf::from);
+    called.is_some_and(|path| path.file_name() == Some(name.as_ref()))
 }
 
 enum Arguments {
@@ -105,6 +130,8 @@ async fn run(listen_fd: i32, home: PathBuf) -> anyhow::Result<()> {
     let first = first_session().context("could not read random bytes")?;
     let sessions = Sessions::new(reaper.clone(), activities.clone(), state::base_environment(), first);
     let runtime = Arc::new(Runtime::new(services, sessions, activities));
+    // Without it the sprite works, but for what programs inside ask of it.
+    let local = local::bind(&home).inspect_err(|error| warn!(%error, "There is no management socket"));
     let shutdown = Arc::new(Shutdown::default());
     let is_first = std::process::id() == 1;
     info!(version = env!("CARGO_PKG_VERSION"), is_first, "Runtime is up");
@@ -113,6 +140,9 @@ async fn run(listen_fd: i32, home: PathBuf) -> anyhow::Result<()> {
     let serving = tokio::spawn(serve::run(listener, Arc::clone(&runtime), Arc::clone(&shutdown)));
     let supervising = tokio::spawn(actor.run());
     let reaping = tokio::spawn(reaper.clone().run());
+    if let Ok(listener) = local {
+        tokio::spawn(local::run(listener, Arc::clone(&runtime)));
+    }
     let looking = tokio::spawn({
         let runtime = Arc::clone(&runtime);
         async move { runtime.ports.look().await }

@@ -6,6 +6,7 @@ use std::{
         Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
+    time::{Duration, Instant},
 };
 
 use ids::Epoch;
@@ -42,6 +43,7 @@ pub(crate) struct Runtime {
     pub(crate) activities: Activities,
     configuration: Mutex<Option<Configuration>>,
     ending: AtomicBool,
+    began: Instant,
     /// Grows with every control stream; one that sees a newer number leaves.
     control: watch::Sender<u64>,
 }
@@ -55,6 +57,7 @@ impl Runtime {
             activities,
             configuration: Mutex::new(None),
             ending: AtomicBool::new(false),
+            began: Instant::now(),
             control: watch::Sender::new(0),
         }
     }
@@ -62,6 +65,18 @@ impl Runtime {
     /// The epoch of the configuration, if one has arrived.
     pub(crate) fn configured(&self) -> Option<Epoch> {
         self.lock().as_ref().map(|configuration| configuration.epoch)
+    }
+
+    /// For how long the runtime has been up, of its own time: a sprite's pauses may count or not.
+    pub(crate) fn up_for(&self) -> Duration {
+        self.began.elapsed()
+    }
+
+    /// The sprite's name, URL and epoch, once they are known.
+    pub(crate) fn identity(&self) -> Option<(String, String, u64)> {
+        let configuration = self.lock();
+        let known = configuration.as_ref()?;
+        Some((known.name.to_string(), known.url.clone(), known.epoch.0))
     }
 
     /// Takes a configuration; the first one boots the services.

@@ -27,7 +27,7 @@ pub use self::{
     session::{SessionEntry, SessionList},
     signal::Signal,
     stream::{FromClient, FromServer, Stream},
-    tunnel::{TunnelReply, TunnelRequest},
+    tunnel::{TunnelMessage, TunnelReply, TunnelRequest},
     watch::{FileEvent, FileEventKind, FileWatchMessage, FileWatchRequest, PortWatchMessage},
 };
 

@@ -14,6 +14,36 @@ pub struct TunnelRequest {
     pub host: String,
     /// 1 to 65535.
     pub port: u16,
+    /// Whether the client knows [`TunnelMessage::Eof`]: without it, the end of one direction ends both.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub half_close: bool,
+}
+
+/// A text message after the first ones. Others are ignored, as text was before there were any.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum TunnelMessage {
+    /// No more bytes come from whoever says this; it still takes them.
+    Eof,
+    /// Something newer.
+    #[serde(other)]
+    Other,
+}
+
+impl TunnelMessage {
+    /// Reads a message.
+    ///
+    /// # Errors
+    /// See [`TextError`].
+    pub fn decode(text: &[u8]) -> Result<Self, TextError> {
+        from_json(text)
+    }
+
+    /// Writes a message.
+    #[must_use]
+    pub fn encode(self) -> String {
+        to_json(&self)
+    }
 }
 
 /// What is wrong with a request.
@@ -36,6 +66,8 @@ struct Loose {
     host: Option<String>,
     #[serde(default)]
     port: serde_json::Value,
+    #[serde(default)]
+    half_close: bool,
 }
 
 impl TunnelRequest {
@@ -58,7 +90,7 @@ impl TunnelRequest {
         if host.len() > MAX_HOST_BYTES || host.chars().any(|c| c.is_control() || c.is_whitespace()) {
             return Err(TunnelError::Host);
         }
-        Ok(Self { host: host.to_owned(), port })
+        Ok(Self { host: host.to_owned(), port, half_close: loose.half_close })
     }
 
     /// Writes a request.
@@ -135,6 +167,10 @@ mod tests {
         }
         assert_eq!(read(r#"{"host":"a b","port":1}"#), Err(TunnelError::Host));
         assert_eq!(read(&format!(r#"{{"host":"{}","port":1}}"#, "x".repeat(256))), Err(TunnelError::Host));
+        let request = TunnelRequest { host: "localhost".into(), port: 80, half_close: false };
+        assert_eq!(request.encode(), r#"{"host":"localhost","port":80}"#, "as all servers know it");
+        assert_eq!(TunnelMessage::Eof.encode(), r#"{"type":"eof"}"#);
+        assert_eq!(TunnelMessage::decode(br#"{"type":"news"}"#), Ok(TunnelMessage::Other));
         assert_eq!(
             TunnelReply::connected("localhost:80").encode(),
             r#"{"status":"connected","target":"localhost:80"}"#
@@ -143,8 +179,10 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_written_is_read_back(host in "[a-z0-9.:-]{1,40}", port in 1u16.., text in "\\PC*") {
-            let request = TunnelRequest { host, port };
+        fn what_is_written_is_read_back(
+            host in "[a-z0-9.:-]{1,40}", port in 1u16.., half_close: bool, text in "\\PC*",
+        ) {
+            let request = TunnelRequest { host, port, half_close };
             prop_assert_eq!(TunnelRequest::decode(request.encode().as_bytes()), Ok(request));
             for reply in [TunnelReply::connected(text.clone()), TunnelReply::failed(text.clone(), text)] {
                 prop_assert_eq!(TunnelReply::decode(reply.encode().as_bytes()), Ok(reply));
@@ -153,7 +191,7 @@ mod tests {
 
         #[test]
         fn any_bytes_are_survived(bytes: Vec<u8>) {
-            let _ = (TunnelRequest::decode(&bytes), TunnelReply::decode(&bytes));
+            let _ = (TunnelRequest::decode(&bytes), TunnelReply::decode(&bytes), TunnelMessage::decode(&bytes));
         }
     }
 }

@@ -340,7 +340,7 @@ impl Grantor {
             since: activity.since,
         });
         let unlisted = (self.unlisted > 0)
-            .then(|| Why { who: Who::Unlisted(self.unlisted), since: self.unlisted_since });
+            .then_some(Why { who: Who::Unlisted(self.unlisted), since: self.unlisted_since });
         holders.chain(activities).chain(unlisted).collect()
     }
 }

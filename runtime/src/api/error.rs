@@ -48,6 +48,16 @@ impl ApiError {
         Self { status: StatusCode::METHOD_NOT_ALLOWED, code: "method_not_allowed", message }
     }
 
+    pub(crate) fn upgrade_required() -> Self {
+        let message = "this path is for WebSockets; ask for an upgrade (RFC 6455)".into();
+        Self { status: StatusCode::UPGRADE_REQUIRED, code: "upgrade_required", message }
+    }
+
+    pub(crate) async fn not_yet() -> Self {
+        let message = "this version has no tasks and no checkpoints yet".into();
+        Self { status: StatusCode::NOT_IMPLEMENTED, code: "not_implemented", message }
+    }
+
     pub(crate) fn internal(message: String) -> Self {
         Self { status: StatusCode::INTERNAL_SERVER_ERROR, code: "internal", message }
     }

@@ -140,7 +140,6 @@ impl Socket {
         Ok(Self { stream, hang_up })
     }
 
-    #[expect(dead_code, reason = "the tunnel speaks second, and comes next")]
     /// Sends the head of the answer now, for protocols in which the client speaks first.
     pub(super) async fn release_head(&mut self) -> io::Result<()> {
         self.stream.get_mut().release().await

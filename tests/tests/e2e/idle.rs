@@ -71,7 +71,7 @@ async fn reading_about_a_sprite_does_not_wake_it() -> anyhow::Result<()> {
         world.call("GET", &format!("/v1/sprites/still{path}"), None).await?;
     }
     world.call("GET", "/v1/sprites", None).await?;
-    for path in ["exec", "checkpoints", "policy/network", "fs/list"] {
+    for path in ["checkpoints", "checkpoint", "policy/network", "tasks"] {
         let (status, answer) = world.call("GET", &format!("/v1/sprites/still/{path}"), None).await?;
         ensure!(status == 501 && answer["error"] == "not_implemented", "{path}: {status} {answer}");
     }
