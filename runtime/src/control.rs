@@ -8,15 +8,11 @@ use tokio::{
     io::{AsyncBufReadExt as _, AsyncRead, AsyncReadExt as _, AsyncWriteExt as _, BufReader},
     net::{UnixStream, unix::OwnedWriteHalf},
     sync::mpsc,
-    time::{MissedTickBehavior, interval, timeout},
+    time::timeout,
 };
 use tracing::{debug, info, warn};
 
-use crate::{
-    ports::{POLL, to_wire},
-    shutdown::Shutdown,
-    state::Runtime,
-};
+use crate::{ports::to_wire, shutdown::Shutdown, state::Runtime};
 
 /// How long the host may leave an event unread.
 const WRITE_LIMIT: Duration = Duration::from_secs(10);
@@ -42,9 +38,8 @@ pub(crate) async fn serve(
     let reading = read_commands(io::Cursor::new(early).chain(reader), sender);
     tokio::pin!(reading);
     let mut read = None;
-    let mut poll = interval(POLL);
-    // After a pause of the sprite, one look is enough.
-    poll.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut ports = runtime.ports.watch();
+    ports.mark_changed();
     loop {
         tokio::select! {
             command = commands.recv() => match command {
@@ -66,7 +61,7 @@ pub(crate) async fn serve(
             () = activities.changed() => for event in activities.events() {
                 events.send(&event).await;
             },
-            _ = poll.tick() => events.tell_ports(runtime).await,
+            () = ports.changed() => events.tell_ports(runtime).await,
         }
     }
 }
@@ -112,7 +107,7 @@ impl Events {
     /// Tells what has changed since the last time: first what closed, then what opened, in its order.
     async fn tell_ports(&mut self, runtime: &Runtime) {
         let now: Vec<ListeningPort> =
-            runtime.ports.refresh().into_iter().map(|(listener, pid)| to_wire(listener, pid)).collect();
+            runtime.ports.known().into_iter().map(|(listener, pid)| to_wire(listener, pid)).collect();
         let closed: Vec<ListeningPort> = self.told.iter().filter(|one| !now.contains(one)).cloned().collect();
         for port in closed {
             self.told.remove(&port);

@@ -73,6 +73,12 @@ pub enum ServerMessage {
     PortOpened(PortNotice),
     /// It stopped.
     PortClosed(PortNotice),
+    /// The same as [`PortOpened`](Self::PortOpened), under the name that one client looks for.
+    Port {
+        /// The port.
+        #[serde(deserialize_with = "lenient::integer")]
+        port: u16,
+    },
     /// Nothing has happened for a while. Some clients take 45 s of silence for a broken connection.
     Keepalive,
     /// Something is wrong that a person should know.
@@ -278,6 +284,7 @@ mod tests {
                 ServerMessage::PortOpened(notice.clone()),
                 ServerMessage::PortClosed(notice),
                 ServerMessage::SessionInfo(info),
+                ServerMessage::Port { port },
                 ServerMessage::Keepalive,
                 ServerMessage::Error { message: text },
             ] {

@@ -4,10 +4,15 @@
 //! A client that reads nothing stops the first, a command that reads nothing stops the second; neither stops the
 //! other.
 
-use std::{io, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, btree_map::Entry},
+    io,
+    sync::Arc,
+    time::Duration,
+};
 
 use bytes::Bytes;
-use frames::{ClientMessage, FromClient, FromServer, ServerMessage, stream::FrameError};
+use frames::{ClientMessage, FromClient, FromServer, PortNotice, ServerMessage, stream::FrameError};
 use futures_util::{SinkExt as _, StreamExt as _};
 use tokio::time::{Instant, sleep, timeout_at};
 use tokio_tungstenite::tungstenite::{Error, Message};
@@ -15,6 +20,8 @@ use tracing::debug;
 
 use super::websocket::{HangUp, Sink, Socket, Source, await_close, close, close_message, refusal};
 use crate::{
+    exec::belongs,
+    ports::{Waiting, to_notice},
     sessions::{Attachment, Next, Session},
     state::Runtime,
 };
@@ -100,7 +107,7 @@ async fn send(runtime: &Runtime, attachment: &Attachment, client: Client, sink: 
 }
 
 async fn say(
-    _runtime: &Runtime,
+    runtime: &Runtime,
     attachment: &Attachment,
     client: Client,
     sink: &mut Sink,
@@ -112,8 +119,23 @@ async fn say(
         .await
         .map_err(|_| Error::Io(io::ErrorKind::TimedOut.into()))??;
     let mut spoken = Instant::now();
+    let mut ports = SessionPorts::new(runtime, session);
+    if !client.is_owner {
+        // What it listens on already is news to this client.
+        ports.changes.mark_changed();
+    }
     loop {
-        match timeout_at(spoken + SILENCE, attachment.next()).await {
+        let next = tokio::select! {
+            next = timeout_at(spoken + SILENCE, attachment.next()) => next,
+            () = ports.changes.changed() => {
+                for message in ports.news() {
+                    sink.send(text(&message)).await?;
+                    spoken = Instant::now();
+                }
+                continue;
+            }
+        };
+        match next {
             Ok(Next::Output(chunk, count)) => {
                 let bytes = if session.has_terminal() { chunk.payload() } else { chunk.frame().clone() };
                 sink.send(Message::Binary(bytes)).await?;
@@ -131,6 +153,46 @@ async fn say(
             }
         }
         spoken = Instant::now();
+    }
+}
+
+/// The ports that processes of one session listen on, as one client knows them.
+struct SessionPorts<'a> {
+    runtime: &'a Runtime,
+    leader: i32,
+    changes: Waiting<'a>,
+    told: BTreeMap<u16, PortNotice>,
+}
+
+impl<'a> SessionPorts<'a> {
+    fn new(runtime: &'a Runtime, session: &Session) -> Self {
+        Self { runtime, leader: session.pid(), changes: runtime.ports.watch(), told: BTreeMap::new() }
+    }
+
+    /// What the client does not know yet. A port counts once, however many addresses it is open on.
+    fn news(&mut self) -> Vec<ServerMessage> {
+        let mut now = BTreeMap::new();
+        for (listener, pid) in self.runtime.ports.known() {
+            if pid.is_some_and(|pid| self.told_of(listener.port.get(), pid) || belongs(pid, self.leader)) {
+                now.entry(listener.port.get()).or_insert_with(|| to_notice(listener, pid));
+            }
+        }
+        let gone: Vec<u16> = self.told.keys().filter(|port| !now.contains_key(port)).copied().collect();
+        let mut news: Vec<ServerMessage> =
+            gone.iter().filter_map(|port| self.told.remove(port)).map(ServerMessage::PortClosed).collect();
+        for (port, notice) in now {
+            if let Entry::Vacant(untold) = self.told.entry(port) {
+                untold.insert(notice.clone());
+                news.push(ServerMessage::PortOpened(notice));
+                news.push(ServerMessage::Port { port });
+            }
+        }
+        news
+    }
+
+    /// A process that outlives its parents still holds what it was known for.
+    fn told_of(&self, port: u16, pid: u32) -> bool {
+        self.told.get(&port).is_some_and(|notice| notice.pid == Some(pid))
     }
 }
 

@@ -8,6 +8,7 @@ mod exec_socket;
 mod file_watch;
 mod files;
 mod info;
+mod ports;
 mod services;
 mod sessions;
 mod stream;
@@ -96,6 +97,7 @@ fn sessions() -> Router<Arc<Runtime>> {
         .route("/exec", get(exec::get).post(exec_http::post))
         .route("/exec/{session}", get(exec::attach).delete(sessions::kill))
         .route("/exec/{session}/kill", post(sessions::kill))
+        .route("/ports/watch", get(ports::watch))
         .route("/proxy", get(tunnel::open))
 }
 

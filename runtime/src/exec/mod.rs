@@ -6,6 +6,6 @@ mod terminal;
 
 pub(crate) use self::{
     command::{Command, Size, Unfit},
-    process::{Feed, Spawned, Tap, kill_session, signal_group, spawn},
+    process::{Feed, Spawned, Tap, belongs, kill_session, signal_group, spawn},
     terminal::Terminal,
 };

@@ -24,6 +24,9 @@ use super::{
 };
 use crate::{limits, reap::Reaper};
 
+/// How many generations of processes are looked through.
+const MAX_DEPTH: usize = 64;
+
 /// A process that runs.
 #[derive(Debug)]
 pub(crate) struct Spawned {
@@ -189,6 +192,32 @@ pub(crate) fn kill_session(leader: i32) {
             let _gone = kill(Pid::from_raw(pid), Signal::SIGKILL);
         }
     }
+}
+
+/// Whether a process belongs to a session: it is in it, or descends from its leader.
+pub(crate) fn belongs(pid: u32, leader: i32) -> bool {
+    let mut pid = pid.cast_signed();
+    if session_of(pid) == Some(leader) {
+        return true;
+    }
+    for _ in 0..MAX_DEPTH {
+        if pid == leader {
+            return true;
+        }
+        match parent_of(pid) {
+            Some(parent) if parent > 1 => pid = parent,
+            _ => return false,
+        }
+    }
+    false
+}
+
+/// "pid (name) state parent ...", where the name may hold anything.
+fn parent_of(pid: i32) -> Option<i32> {
+    let stat = fs::read(format!("/proc/{pid}/stat")).ok()?;
+    let after_name = stat.iter().rposition(|byte| *byte == b')')? + 1;
+    let mut fields = std::str::from_utf8(&stat[after_name..]).ok()?.split_ascii_whitespace();
+    fields.nth(1)?.parse().ok()
 }
 
 /// The session that a process is in, as the kernel says.

@@ -1,8 +1,8 @@
 //! Which TCP ports are listened on, by whom, and in what order they were opened.
 //!
-//! The kernel tells nobody when a port is opened, so the table is read: every [`POLL`] while a control
-//! stream is open, and up to a thousand times a second while dials wait, by one task for all of them.
-//! Nothing is read while nobody cares.
+//! The kernel tells nobody when a port is opened, so the table is read: every [`POLL`] while somebody watches,
+//! such as the host or a client, and up to a thousand times a second while dials wait, by one task for all of
+//! them. Nothing is read while nobody cares.
 
 mod table;
 
@@ -17,6 +17,7 @@ use std::{
     time::Duration,
 };
 
+use frames::PortNotice;
 use ids::Port;
 use runtime_api::ListeningPort;
 use tokio::{
@@ -25,7 +26,7 @@ use tokio::{
 };
 
 /// How long a new port may go unnoticed. A dial does not wait for it: it tries the port itself.
-pub(crate) const POLL: Duration = Duration::from_millis(150);
+const POLL: Duration = Duration::from_millis(150);
 
 /// Between two looks while a dial waits: this at first, so that what starts quickly is reached quickly,
 const FIRST_PAUSE: Duration = Duration::from_millis(1);
@@ -53,31 +54,38 @@ pub(crate) struct Ports {
     known: Mutex<Known>,
     /// Changes when a port is opened or closed.
     changes: watch::Sender<u64>,
-    /// How many want to hear of changes soon.
+    /// How many want to hear of changes at once.
     waiting: AtomicUsize,
+    /// How many want to hear of them some time.
+    watching: AtomicUsize,
     /// Somebody new does.
     wanted: Notify,
 }
 
-/// Somebody who wants to hear of changes soon, until it is dropped.
+/// Somebody who wants to hear of changes, until it is dropped.
 #[derive(Debug)]
 pub(crate) struct Waiting<'a> {
-    ports: &'a Ports,
+    count: &'a AtomicUsize,
     changes: watch::Receiver<u64>,
 }
 
 impl Waiting<'_> {
-    /// Resolves when a port has been opened or closed since the last call, or since
-    /// [`Ports::wait`]. Cancel safe.
+    /// Resolves when a port has been opened or closed since the last call, or since this was made. Cancel
+    /// safe.
     pub(crate) async fn changed(&mut self) {
         // Its sender lives as long as we do.
         let _open = self.changes.changed().await;
+    }
+
+    /// The next [`changed`](Self::changed) resolves at once.
+    pub(crate) fn mark_changed(&mut self) {
+        self.changes.mark_changed();
     }
 }
 
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
-        self.ports.waiting.fetch_sub(1, Ordering::Relaxed);
+        self.count.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -95,26 +103,40 @@ struct Details {
 }
 
 impl Ports {
-    /// Begins to wait for changes: none that happens from now on is missed.
+    /// Begins to wait for changes: none that happens from now on is missed, and each is noticed at once.
     pub(crate) fn wait(&self) -> Waiting<'_> {
-        self.waiting.fetch_add(1, Ordering::Relaxed);
-        self.wanted.notify_one();
-        Waiting { ports: self, changes: self.changes.subscribe() }
+        self.count(&self.waiting)
     }
 
-    /// Looks for those who wait, for ever.
+    /// Begins to watch: none that happens from now on is missed, and each is noticed within [`POLL`].
+    pub(crate) fn watch(&self) -> Waiting<'_> {
+        self.count(&self.watching)
+    }
+
+    fn count<'a>(&'a self, count: &'a AtomicUsize) -> Waiting<'a> {
+        count.fetch_add(1, Ordering::Relaxed);
+        self.wanted.notify_one();
+        Waiting { count, changes: self.changes.subscribe() }
+    }
+
+    /// Looks for those who wait or watch, for ever.
     pub(crate) async fn look(&self) {
+        let mut pause = FIRST_PAUSE;
         loop {
-            self.wanted.notified().await;
-            let mut pause = FIRST_PAUSE;
-            while self.waiting.load(Ordering::Relaxed) > 0 {
-                // A newcomer may wait for something quick.
-                pause = match timeout(pause, self.wanted.notified()).await {
-                    Ok(()) => FIRST_PAUSE,
-                    Err(_) => (pause * 2).min(LONGEST_PAUSE),
-                };
-                self.refresh();
+            let waits = self.waiting.load(Ordering::Relaxed) > 0;
+            if !waits && self.watching.load(Ordering::Relaxed) == 0 {
+                self.wanted.notified().await;
+                pause = FIRST_PAUSE;
+                continue;
             }
+            let rest = if waits { pause } else { POLL };
+            // A newcomer may wait for something quick.
+            pause = match timeout(rest, self.wanted.notified()).await {
+                Ok(()) => FIRST_PAUSE,
+                Err(_) if waits => (pause * 2).min(LONGEST_PAUSE),
+                Err(_) => FIRST_PAUSE,
+            };
+            self.refresh();
         }
     }
 
@@ -122,10 +144,15 @@ impl Ports {
     /// far as it was seen).
     pub(crate) fn refresh(&self) -> Vec<(Listener, Option<u32>)> {
         let now = table::read();
-        let mut known = self.lock();
-        if known.update(&now) {
+        if self.lock().update(&now) {
             self.changes.send_modify(|number| *number += 1);
         }
+        self.known()
+    }
+
+    /// Those who listened at the last look, in the order of their opening.
+    pub(crate) fn known(&self) -> Vec<(Listener, Option<u32>)> {
+        let known = self.lock();
         let mut all: Vec<_> = known.listeners.iter().collect();
         all.sort_by_key(|(_, details)| details.order);
         all.into_iter().map(|(listener, details)| (*listener, details.pid)).collect()
@@ -188,6 +215,14 @@ impl Known {
 /// As it is told to the host.
 pub(crate) fn to_wire(listener: Listener, pid: Option<u32>) -> ListeningPort {
     ListeningPort { port: listener.port, address: listener.address.to_string(), pid }
+}
+
+/// As it is told to a client.
+pub(crate) fn to_notice(listener: Listener, pid: Option<u32>) -> PortNotice {
+    // What every address of the sprite leads to, its own name leads to.
+    let local = listener.address.is_unspecified() || listener.address.is_loopback();
+    let address = if local { "localhost".to_owned() } else { listener.address.to_string() };
+    PortNotice { port: listener.port.get(), address, pid }
 }
 
 /// Which process has each of these sockets open; one that shares it is as good as another.

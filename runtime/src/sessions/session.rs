@@ -42,11 +42,13 @@ const DRAIN_PAUSE: Duration = Duration::from_millis(50);
 /// A session that wrote within this time is called active.
 const ACTIVE: Duration = Duration::from_secs(5);
 
+/// How long clients of one session wait for another that reads nothing: longer than a bad network needs to
+/// repeat itself.
+const AMONG_OTHERS: Duration = Duration::from_secs(5);
 /// The process waits for its one client as long as that is there, for it was started for that client.
-const OF_COMMAND: Patience = Patience { alone: None, among_others: Duration::from_secs(1) };
+const OF_COMMAND: Patience = Patience { alone: None, among_others: AMONG_OTHERS };
 /// A session is there for itself: a client whose machine fell asleep must not hold it up for ever.
-const OF_SESSION: Patience =
-    Patience { alone: Some(Duration::from_secs(30)), among_others: Duration::from_secs(1) };
+const OF_SESSION: Patience = Patience { alone: Some(Duration::from_secs(30)), among_others: AMONG_OTHERS };
 
 /// What a session is, once and for all.
 #[derive(Debug)]

@@ -126,13 +126,14 @@ impl Client {
 
     /// Reads binary messages until their payload holds `wanted`, and returns it all.
     pub(crate) async fn until(&mut self, wanted: &str) -> String {
-        let mut seen = Vec::new();
+        let mut seen: Vec<u8> = Vec::new();
         loop {
             if let Message::Binary(bytes) = self.next().await {
+                // What is new, and as much before it as could complete it.
+                let from = seen.len().saturating_sub(wanted.len());
                 seen.extend_from_slice(&bytes);
-                let text = String::from_utf8_lossy(&seen).into_owned();
-                if text.contains(wanted) {
-                    return text;
+                if seen[from..].windows(wanted.len()).any(|part| part == wanted.as_bytes()) {
+                    return String::from_utf8_lossy(&seen).into_owned();
                 }
             }
         }

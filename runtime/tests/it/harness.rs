@@ -135,3 +135,15 @@ pub(crate) async fn raw(path: &Path, text: &[u8]) -> String {
     timeout(LIMIT, stream.read_to_string(&mut answer)).await.unwrap().unwrap();
     answer
 }
+
+/// An exchange with the API without a body, as it is on the wire.
+pub(crate) async fn raw_api(sprite: &Sprite, head: &str) -> String {
+    let Dialed::Unix(mut stream) = sprite.dial(Target::Api, 0).await.unwrap() else {
+        panic!("not the runtime")
+    };
+    let request = format!("{head} HTTP/1.1\r\nhost: sprite\r\nconnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    timeout(LIMIT, stream.read_to_string(&mut answer)).await.unwrap().unwrap();
+    answer
+}

@@ -2,7 +2,12 @@
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail like tests")]
 
+mod activities;
 mod client;
 mod exec;
 mod harness;
+mod http;
+mod limits;
+mod ports;
 mod protocol;
+mod sessions;
