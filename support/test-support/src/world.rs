@@ -63,6 +63,8 @@ pub struct Options {
     pub holder_ttl: Duration,
     /// A second address of this machine that the gateway listens on.
     pub also_listen: Option<String>,
+    /// More lines for the `[lifecycle]` of the agent's configuration.
+    pub lifecycle: String,
     /// More lines for the agent's configuration.
     pub agent: String,
     /// More lines for the gateway's configuration.
@@ -76,6 +78,7 @@ impl Default for Options {
             cold_after: Duration::from_secs(3600),
             holder_ttl: Duration::from_secs(2),
             also_listen: None,
+            lifecycle: String::new(),
             agent: String::new(),
             gateway: String::new(),
         }
@@ -488,12 +491,13 @@ fn tail(log: &Path) -> String {
 fn agent_config(dir: &Path, options: &Options) -> anyhow::Result<String> {
     Ok(format!(
         "state_dir = {:?}\n\
-         [lifecycle]\nidle_timeout_ms = {}\ncold_after_ms = {}\nstop_grace_ms = 1000\n\
+         [lifecycle]\nidle_timeout_ms = {}\ncold_after_ms = {}\nstop_grace_ms = 1000\n{}\n\
          [leases]\nholder_ttl_ms = {}\n\
          [process]\nruntime = {:?}\n{}\n",
         dir.join("state"),
         options.idle.as_millis(),
         options.cold_after.as_millis(),
+        options.lifecycle,
         options.holder_ttl.as_millis(),
         program(Program::Runtime)?,
         options.agent,

@@ -156,16 +156,16 @@ async fn large_files_pass_unchanged_and_one_that_breaks_off_changes_nothing() ->
     let files = Files(&world);
     let mut content = vec![0; SIZE];
     StdRng::seed_from_u64(7).fill_bytes(&mut content);
-    let written = files.write("big", &content).await?;
+    let written = files.write("store/big", &content).await?;
     ensure!(written["size"] == SIZE, "{written}");
-    ensure!(files.read("big").await? == content, "what is read is what was written");
+    ensure!(files.read("store/big").await? == content, "what is read is what was written");
 
     let parts = vec![Ok("half of "), Err(std::io::Error::other("the client is gone"))];
     let broken = Body::wrap_stream(futures_util::stream::iter(parts));
-    ensure!(files.call("PUT", "write?path=big", broken).await.is_err());
-    ensure!(files.read("big").await?.len() == SIZE, "the old file is there");
+    ensure!(files.call("PUT", "write?path=store/big", broken).await.is_err());
+    ensure!(files.read("store/big").await?.len() == SIZE, "the old file is there");
     test_support::eventually(std::time::Duration::from_secs(10), || async {
-        Ok(files.names("path=.").await? == ["big"])
+        Ok(files.names("path=store").await? == ["big"])
     })
     .await
     .context("nothing unfinished is left")?;

@@ -1,6 +1,7 @@
 //! The whole path, with nothing simulated: each test starts a gateway and an agent of its own, makes
 //! real sprites and talks to them over the network. Tests are named for what they claim.
 
+mod activity;
 mod api;
 mod auth;
 mod command;
