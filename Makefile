@@ -5,7 +5,7 @@ TARGET := $(shell rustc -vV 2>/dev/null | sed -n 's/^host: //p')
 RUNTIME_FLAGS := RUSTFLAGS="-C target-feature=+crt-static"
 
 .DEFAULT_GOAL := help
-.PHONY: help deps build run test unit e2e lint measure bench bench-quick simulate clean
+.PHONY: help deps build run test unit e2e lint fuzz measure bench bench-quick simulate clean
 
 help: ## Say what there is
 	@echo "Two commands are enough:"
@@ -43,6 +43,9 @@ lint: deps ## What a reviewer would say first: rustfmt, clippy, shellcheck where
 	cargo fmt --all --check
 	cargo clippy --locked --workspace --all-targets -- -D warnings
 	@if command -v shellcheck >/dev/null; then shellcheck scripts/*.sh certs/*.sh .ci/run; else echo "shellcheck is not installed; skipped"; fi
+
+fuzz: deps ## Throw random bytes at everything that reads a stranger's: SECONDS=60 each
+	scripts/fuzz.sh $(or $(SECONDS),60) $(TARGETS)
 
 measure: build ## Measure wakes, holds and storms on this machine (see docs/performance.md)
 	target/release/loadtest all
