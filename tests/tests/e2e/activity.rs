@@ -138,7 +138,7 @@ async fn each_activity_alone_keeps_a_sprite_awake_and_why_names_it() -> anyhow::
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_no_activity_lets_a_sprite_sleep() -> anyhow::Result<()> {
     let world = World::start(Options::default()).await?;
-    world.create_with_backend("idle", "sprite").await?;
+    let sprite = world.create_with_backend("idle", "sprite").await?;
     // A service runs in it all the time. Beside that, a process that a command left behind;
     let left = exec(&world, "idle", "setsid sleep 1000 >/dev/null 2>&1 &", "").await?;
     assert_eq!(exit_code(left).await?, 0);
@@ -146,8 +146,7 @@ async fn what_is_no_activity_lets_a_sprite_sleep() -> anyhow::Result<()> {
     // and visitors who may not enter.
     let until = Instant::now() + LONG;
     while Instant::now() < until {
-        let refused = world.client().get(format!("{}/", world.api())).header("Host", "idle-xxxxx.x").send().await?;
-        ensure!(refused.status().is_client_error(), "{}", refused.status());
+        assert_eq!(world.get(&sprite, "/").await?.status, 401);
         let status = world.status("idle").await?;
         ensure!(status == "warm", "{status}");
     }
@@ -185,7 +184,8 @@ async fn a_session_outlives_client_gateway_and_agent_and_goes_on_keeping_its_spr
 -> anyhow::Result<()> {
     let mut world = World::start(Options::default()).await?;
     world.create("lasting", "public").await?;
-    let mut session = exec(&world, "lasting", "n=0; while read line; do n=$((n+1)); echo $n; done", "&tty=true").await?;
+    let mut session =
+        exec(&world, "lasting", "n=0; while read line; do n=$((n+1)); echo $n; done", "&tty=true").await?;
     let id = text(&mut session).await?["session_id"].as_str().context("an id")?.to_owned();
     world.kill_gateway()?;
     drop(session);
