@@ -4,6 +4,7 @@
 
 mod bench;
 mod hold;
+mod reach;
 mod report;
 mod storm;
 mod wake;
@@ -41,7 +42,13 @@ enum Command {
         #[arg(short, default_value_t = 200)]
         n: usize,
     },
-    /// All of the above with their defaults
+    /// What commands, tunnels and files in a sprite cost, beside a plain TCP relay
+    Reach {
+        /// How often a command is timed, awake and paused
+        #[arg(short, default_value_t = 300)]
+        n: usize,
+    },
+    /// Wakes, holds and storms with their defaults
     All,
     /// The gateway beside nginx, HAProxy, Caddy, Traefik, bare hyper and bare Pingora, in one run
     ///
@@ -60,6 +67,11 @@ fn main() -> anyhow::Result<()> {
 async fn run(arguments: Arguments) -> anyhow::Result<()> {
     let rows = match arguments.command {
         Command::Bench(arguments) => return bench::run(arguments).await,
+        Command::Reach { n } => {
+            let measured = reach::measure(n).await?;
+            report::print(&measured.times, arguments.json)?;
+            return report::print_rates(&measured.rates, arguments.json);
+        }
         Command::Wake { n } => wake::measure(n).await?,
         Command::Hold { n } => hold::measure(n).await?,
         Command::Storm { n } => storm::measure(n).await?,

@@ -26,6 +26,39 @@ impl Row {
     }
 }
 
+/// One rate, or one amount.
+#[derive(Debug)]
+pub(crate) struct Rate {
+    pub(crate) what: String,
+    pub(crate) value: f64,
+    pub(crate) unit: &'static str,
+    /// Of what it is measured beside.
+    pub(crate) share: Option<f64>,
+    pub(crate) note: String,
+}
+
+/// Prints rates.
+pub(crate) fn print_rates(rates: &[Rate], as_json: bool) -> anyhow::Result<()> {
+    if as_json {
+        let rates: Vec<_> = rates
+            .iter()
+            .map(|rate| {
+                json!({ "what": rate.what, "value": rate.value, "unit": rate.unit, "share": rate.share,
+                        "note": rate.note })
+            })
+            .collect();
+        println!("{}", serde_json::to_string_pretty(&rates)?);
+        return Ok(());
+    }
+    println!("\n| what | | | of the plain relay | |");
+    println!("|---|---:|---|---:|---|");
+    for rate in rates {
+        let share = rate.share.map(|share| format!("{:.0} %", share * 100.0)).unwrap_or_default();
+        println!("| {} | {:.1} | {} | {share} | {} |", rate.what, rate.value, rate.unit, rate.note);
+    }
+    Ok(())
+}
+
 fn ms(duration: Duration) -> f64 {
     (duration.as_secs_f64() * 1e6).round() / 1e3
 }

@@ -6,8 +6,10 @@
 
 mod child;
 mod client;
+mod exec;
 mod world;
 
 pub use child::Child;
 pub use client::{Answer, Raw};
+pub use exec::{Socket, exit_of, next_text};
 pub use world::{Options, Program, SpriteUrl, World, eventually, program};

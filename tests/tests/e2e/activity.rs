@@ -4,54 +4,14 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
-use futures_util::{SinkExt, StreamExt};
+use futures_util::SinkExt;
 use serde_json::{Value, json};
-use test_support::{Options, Raw, World, eventually};
-use tokio::net::TcpStream;
-use tokio_tungstenite::{
-    WebSocketStream, client_async,
-    tungstenite::{Message, client::IntoClientRequest, http::HeaderValue},
-};
+use test_support::{Options, Raw, World, eventually, exit_of, next_text as text};
+use tokio_tungstenite::tungstenite::Message;
 
 const SOON: Duration = Duration::from_secs(10);
 /// Six idle timeouts.
 const LONG: Duration = Duration::from_secs(3);
-
-type Socket = WebSocketStream<TcpStream>;
-
-/// A WebSocket of the API.
-async fn open(world: &World, path: &str) -> anyhow::Result<Socket> {
-    let mut request = format!("ws://127.0.0.1:{}{path}", world.http).into_client_request()?;
-    let token = HeaderValue::try_from(format!("Bearer {}", world.token))?;
-    request.headers_mut().insert("authorization", token);
-    let tcp = TcpStream::connect(("127.0.0.1", world.http)).await?;
-    Ok(client_async(request, tcp).await?.0)
-}
-
-async fn exec(world: &World, sprite: &str, script: &str, more: &str) -> anyhow::Result<Socket> {
-    let script: String = script.bytes().map(|byte| format!("%{byte:02X}")).collect();
-    open(world, &format!("/v1/sprites/{sprite}/exec?cmd=sh&cmd=-c&cmd={script}&dir=/{more}")).await
-}
-
-/// The next text message's JSON.
-async fn text(socket: &mut Socket) -> anyhow::Result<Value> {
-    loop {
-        match tokio::time::timeout(SOON, socket.next()).await?.context("the socket ended")?? {
-            Message::Text(text) => return Ok(serde_json::from_str(&text)?),
-            _ => continue,
-        }
-    }
-}
-
-/// Reads to the end and returns the exit code.
-async fn exit_code(mut socket: Socket) -> anyhow::Result<i64> {
-    loop {
-        let message = text(&mut socket).await?;
-        if message["type"] == "exit" {
-            return message["exit_code"].as_i64().context("a code");
-        }
-    }
-}
 
 /// It runs all the time.
 async fn stays_awake(world: &World, sprite: &str) -> anyhow::Result<()> {
@@ -97,16 +57,16 @@ async fn each_activity_alone_keeps_a_sprite_awake_and_why_names_it() -> anyhow::
     asleep(&world, "busy").await?;
 
     // A running command with its client.
-    let mut running = exec(&world, "busy", "read line; exit 7", "&stdin=true").await?;
+    let mut running = world.exec("busy", "read line; exit 7", "&stdin=true").await?;
     assert_eq!(text(&mut running).await?["type"], "session_info");
     says(&world, "busy", "exec", "read line").await?;
     stays_awake(&world, "busy").await?;
     running.send(Message::binary(&b"\x00go\n"[..])).await?;
-    assert_eq!(exit_code(running).await?, 7);
+    assert_eq!(exit_of(running).await?.0, 7);
     asleep(&world, "busy").await?;
 
     // A session without a client.
-    let mut session = exec(&world, "busy", "sleep 1000", "&detachable=true").await?;
+    let mut session = world.exec("busy", "sleep 1000", "&detachable=true").await?;
     let id = text(&mut session).await?["session_id"].as_str().context("an id")?.to_owned();
     session.close(None).await?;
     says(&world, "busy", "session", "sleep 1000").await?;
@@ -125,7 +85,7 @@ async fn each_activity_alone_keeps_a_sprite_awake_and_why_names_it() -> anyhow::
     asleep(&world, "busy").await?;
 
     // A tunnel.
-    let mut tunnel = open(&world, "/v1/sprites/busy/proxy").await?;
+    let mut tunnel = world.websocket("/v1/sprites/busy/proxy").await?;
     tunnel.send(Message::text(r#"{"host":"localhost","port":8080}"#)).await?;
     assert_eq!(text(&mut tunnel).await?["status"], "connected");
     says(&world, "busy", "connections", "").await?;
@@ -140,8 +100,8 @@ async fn what_is_no_activity_lets_a_sprite_sleep() -> anyhow::Result<()> {
     let world = World::start(Options::default()).await?;
     let sprite = world.create_with_backend("idle", "sprite").await?;
     // A service runs in it all the time. Beside that, a process that a command left behind;
-    let left = exec(&world, "idle", "setsid sleep 1000 >/dev/null 2>&1 &", "").await?;
-    assert_eq!(exit_code(left).await?, 0);
+    let left = world.exec("idle", "setsid sleep 1000 >/dev/null 2>&1 &", "").await?;
+    assert_eq!(exit_of(left).await?.0, 0);
     asleep(&world, "idle").await?;
     // and visitors who may not enter.
     let until = Instant::now() + LONG;
@@ -158,17 +118,17 @@ async fn a_silent_session_may_sleep_where_only_output_counts() -> anyhow::Result
     let options = Options { lifecycle: "session_activity = \"output\"".into(), ..Options::default() };
     let world = World::start(options).await?;
     world.create("quiet", "public").await?;
-    let mut session = exec(&world, "quiet", "echo before; read line; echo after", "&tty=true").await?;
+    let mut session = world.exec("quiet", "echo before; read line; echo after", "&tty=true").await?;
     let id = text(&mut session).await?["session_id"].as_str().context("an id")?.to_owned();
     session.close(None).await?;
     asleep(&world, "quiet").await?;
     // It goes on where it was.
-    let mut again = open(&world, &format!("/v1/sprites/quiet/exec/{id}")).await?;
+    let mut again = world.websocket(&format!("/v1/sprites/quiet/exec/{id}")).await?;
     assert_eq!(text(&mut again).await?["session_id"], id.as_str());
     again.send(Message::binary(&b"x\n"[..])).await?;
-    assert_eq!(exit_code(again).await?, 0);
+    assert_eq!(exit_of(again).await?.0, 0);
     // One that writes all the time stays up.
-    let mut loud = exec(&world, "quiet", "while sleep 0.1; do echo tick; done", "&tty=true").await?;
+    let mut loud = world.exec("quiet", "while sleep 0.1; do echo tick; done", "&tty=true").await?;
     let id = text(&mut loud).await?["session_id"].as_str().context("an id")?.to_owned();
     loud.close(None).await?;
     let idle = json!({ "idle_timeout_ms": 2500 });
@@ -185,7 +145,7 @@ async fn a_session_outlives_client_gateway_and_agent_and_goes_on_keeping_its_spr
     let mut world = World::start(Options::default()).await?;
     world.create("lasting", "public").await?;
     let mut session =
-        exec(&world, "lasting", "n=0; while read line; do n=$((n+1)); echo $n; done", "&tty=true").await?;
+        world.exec("lasting", "n=0; while read line; do n=$((n+1)); echo $n; done", "&tty=true").await?;
     let id = text(&mut session).await?["session_id"].as_str().context("an id")?.to_owned();
     world.kill_gateway()?;
     drop(session);
@@ -209,7 +169,7 @@ async fn a_restart_is_a_cold_start_and_an_upgrade_of_one_that_sleeps_wakes_nobod
     let (status, answer) = world.call("POST", "/v1/sprites/again/upgrade", None).await?;
     ensure!(status == 200 && answer["status"] == "upgraded", "{status} {answer}");
     assert_eq!(world.status("again").await?, "cold");
-    let mut session = exec(&world, "again", "sleep 1000", "&tty=true").await?;
+    let mut session = world.exec("again", "sleep 1000", "&tty=true").await?;
     text(&mut session).await?;
     let before = world.why("again").await?["epoch"].as_u64().context("an epoch")?;
     let (status, answer) = world.call("POST", "/v1/sprites/again/restart", None).await?;
