@@ -82,8 +82,11 @@ impl Runtime {
     /// Takes a configuration; the first one boots the services.
     pub(crate) async fn configure(&self, configuration: Configuration) {
         let environment = environment(&configuration);
-        let session_activity = configuration.session_activity;
-        self.sessions.configure(Settings { environment: environment.clone(), session_activity });
+        self.sessions.configure(Settings {
+            environment: environment.clone(),
+            session_activity: configuration.session_activity,
+            limits: configuration.session_limits,
+        });
         let first = self.lock().replace(configuration).is_none();
         let ask = if first { Ask::Boot { environment } } else { Ask::Environment { environment } };
         self.services.tell(ask).await;

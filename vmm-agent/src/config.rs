@@ -6,11 +6,13 @@ use std::{
 };
 
 use lifecycle::WakeLimits;
-use runtime_api::SessionActivity;
+use runtime_api::{SessionActivity, SessionLimits};
 use serde::Deserialize;
 
 use crate::drivers::{command::Settings as CommandSettings, process::Settings as ProcessSettings};
 
+/// The largest scrollback that can be asked for: beyond it, a few sessions would be a sprite's memory.
+const MOST_SCROLLBACK_BYTES: usize = 64 << 20;
 /// Sprites' own documented idle window.
 const DEFAULT_IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 /// A paused sprite costs only its memory; ten minutes cover a coffee break, not a night.
@@ -53,6 +55,8 @@ struct Raw {
     #[serde(default)]
     lifecycle: RawLifecycle,
     #[serde(default)]
+    sessions: RawSessions,
+    #[serde(default)]
     leases: RawLeases,
     #[serde(default)]
     wakes: RawWakes,
@@ -84,6 +88,35 @@ struct RawLifecycle {
     drain_grace_ms: Option<u64>,
     on_shutdown: OnShutdown,
     session_activity: SessionActivity,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct RawSessions {
+    max_per_sprite: Option<usize>,
+    scrollback_kib: Option<usize>,
+}
+
+impl RawSessions {
+    /// The limits, or which key is wrong and why.
+    fn check(&self) -> Result<SessionLimits, (&'static str, String)> {
+        let default = SessionLimits::default();
+        let limits = SessionLimits {
+            max: self.max_per_sprite.unwrap_or(default.max),
+            scrollback_bytes: self
+                .scrollback_kib
+                .map_or(default.scrollback_bytes, |kib| kib.saturating_mul(1024)),
+        };
+        if limits.max == 0 {
+            return Err(("sessions.max_per_sprite", "must be at least 1, or nothing can be run".into()));
+        }
+        let (least, most) = (SessionLimits::LEAST_SCROLLBACK_BYTES, MOST_SCROLLBACK_BYTES);
+        if !(least..=most).contains(&limits.scrollback_bytes) {
+            let reason = format!("must be from {} to {}", least / 1024, most / 1024);
+            return Err(("sessions.scrollback_kib", reason));
+        }
+        Ok(limits)
+    }
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -132,6 +165,7 @@ pub(crate) struct Config {
     pub(crate) drain_grace: Duration,
     pub(crate) on_shutdown: OnShutdown,
     pub(crate) session_activity: SessionActivity,
+    pub(crate) session_limits: SessionLimits,
     pub(crate) holder_ttl: Duration,
     pub(crate) wakes: WakeLimits,
     pub(crate) process: ProcessSettings,
@@ -189,6 +223,7 @@ impl Config {
             drain_grace: millis(raw.lifecycle.drain_grace_ms, DEFAULT_DRAIN_GRACE),
             on_shutdown: raw.lifecycle.on_shutdown,
             session_activity: raw.lifecycle.session_activity,
+            session_limits: raw.sessions.check().map_err(|(key, reason)| refusal(key, &reason))?,
             holder_ttl,
             wakes: WakeLimits {
                 at_once,
@@ -231,6 +266,7 @@ mod tests {
         assert_eq!(config.wakes.queued_per_organization, DEFAULT_MAX_QUEUED_WAKES / ORGANIZATION_SHARE);
         assert_eq!(config.on_shutdown, OnShutdown::Stop);
         assert_eq!(config.session_activity, SessionActivity::Running);
+        assert_eq!(config.session_limits, SessionLimits::default());
     }
 
     #[test]

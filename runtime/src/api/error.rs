@@ -66,7 +66,7 @@ impl ApiError {
 impl From<StartError> for ApiError {
     fn from(error: StartError) -> Self {
         let (status, code) = match &error {
-            StartError::TooMany => (StatusCode::TOO_MANY_REQUESTS, "too_many_sessions"),
+            StartError::TooMany(_) => (StatusCode::TOO_MANY_REQUESTS, "too_many_sessions"),
             StartError::ShuttingDown => (StatusCode::SERVICE_UNAVAILABLE, "shutting_down"),
         };
         Self { status, code, message: error.to_string() }

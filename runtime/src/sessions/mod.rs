@@ -3,6 +3,7 @@
 //! Every command is one, also those that end with their client. One task runs each, from spawn to last words;
 //! what it decides is in [`machine`], what it has written is in [`output`].
 
+mod gather;
 mod machine;
 mod output;
 mod rate;
@@ -20,7 +21,7 @@ use std::{
 
 use frames::{SessionEntry, Signal};
 use ids::Moment;
-use runtime_api::SessionActivity;
+use runtime_api::{SessionActivity, SessionLimits};
 use tokio::{
     sync::Semaphore,
     time::{Instant, timeout},
@@ -38,11 +39,6 @@ use crate::{
 
 /// How long a command without a terminal may run without its client, unless the client says otherwise.
 pub(crate) const DEFAULT_LIMIT: Duration = Duration::from_secs(10);
-/// Commands at once. Each may keep [`SCROLLBACK`] and some input.
-pub(crate) const MAX_SESSIONS: usize = 512;
-/// How much of its output a session keeps for those who attach, in bytes: more than any screen, and what a
-/// client may lag behind.
-const SCROLLBACK: usize = 256 << 10;
 /// Sessions whose end is remembered, so that asking for it once more is no mistake.
 const MAX_REMEMBERED: usize = 1024;
 /// Ended commands whose pipes are read on because something that they left behind writes there. Beyond it
@@ -54,8 +50,8 @@ pub(crate) const KILL_MARGIN: Duration = Duration::from_secs(2);
 /// Why a command is not run.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum StartError {
-    #[error("{MAX_SESSIONS} commands run in this sprite already; end some, or wait for them")]
-    TooMany,
+    #[error("{0} commands run in this sprite already; end some, or wait for them")]
+    TooMany(usize),
     #[error("the sprite is shutting down")]
     ShuttingDown,
 }
@@ -78,6 +74,8 @@ pub(crate) struct Settings {
     pub(crate) environment: BTreeMap<String, String>,
     /// What a session without a client counts for.
     pub(crate) session_activity: SessionActivity,
+    /// How many there may be, and how much each may keep.
+    pub(crate) limits: SessionLimits,
 }
 
 /// All sessions of the sprite.
@@ -149,8 +147,8 @@ impl Sessions {
             if state.ending {
                 return Err(StartError::ShuttingDown);
             }
-            if state.live.len() >= MAX_SESSIONS {
-                return Err(StartError::TooMany);
+            if state.live.len() >= self.limits().max {
+                return Err(StartError::TooMany(state.live.len()));
             }
         }
         let number = self.0.next.fetch_add(1, Ordering::Relaxed);
@@ -236,8 +234,12 @@ impl Sessions {
         self.0.settings.lock().unwrap_or_else(PoisonError::into_inner).session_activity
     }
 
+    fn limits(&self) -> SessionLimits {
+        self.0.settings.lock().unwrap_or_else(PoisonError::into_inner).limits
+    }
+
     fn scrollback(&self) -> usize {
-        SCROLLBACK
+        self.limits().scrollback_bytes.max(SessionLimits::LEAST_SCROLLBACK_BYTES)
     }
 
     fn now(&self) -> Moment {

@@ -21,6 +21,7 @@ use tokio::{
 
 use super::{
     Sessions,
+    gather::Gather,
     machine::{Effect, Event, Machine, Presence},
     output::{Chunk, Found, Output, Patience, ReaderId, Room, TERMINAL},
     rate::Rate,
@@ -432,6 +433,7 @@ impl Session {
     /// Carries what the process writes into the buffer, at the pace of those who read it.
     async fn pump(&self, tap: &Tap, stream: Stream, read: &AtomicU64) {
         let mut size = MIN_READ_BYTES;
+        let mut gather = Gather::default();
         loop {
             if tap.readable().await.is_err() {
                 return;
@@ -447,8 +449,9 @@ impl Session {
                 Err(_) => return,
             };
             frame.truncate(1 + length);
+            let is_all = length < size;
             // Much output comes in large pieces, little output does not own large buffers.
-            if length == size {
+            if !is_all {
                 size = (size * 2).min(MAX_READ_BYTES);
             } else if length < size / 2 {
                 size = (size / 2).max(MIN_READ_BYTES);
@@ -456,6 +459,9 @@ impl Session {
             }
             self.wrote(Chunk::new(frame.into()), length);
             read.fetch_add(length as u64, Ordering::Relaxed);
+            if is_all {
+                gather.after(length, self.sessions.now(), tap).await;
+            }
         }
     }
 
@@ -524,7 +530,7 @@ impl Attachment {
             tokio::pin!(more);
             // From here on no output is missed.
             more.as_mut().enable();
-            let (found, count) = self.session.output().peek_joined(self.reader, MAX_READ_BYTES / 4);
+            let (found, count) = self.session.output().peek_joined(self.reader, 1 + MAX_READ_BYTES);
             match found {
                 Found::Chunk(chunk) => return Next::Output(chunk, count),
                 Found::Lost => return Next::Lost,

@@ -83,6 +83,7 @@ async fn stdin_is_use_and_so_is_output_where_that_is_asked_for() {
         epoch: ids::Epoch(7),
         environment: std::collections::BTreeMap::new(),
         session_activity: SessionActivity::Output,
+        session_limits: runtime_api::SessionLimits::default(),
     };
     control.send(&ControlCommand::Configure(configuration)).await.unwrap();
     while next(&mut control).await != Some(Event::Ready) {}

@@ -75,6 +75,7 @@ impl Sprite {
             epoch: Epoch(7),
             environment: [("EXTRA".into(), "yes".into())].into(),
             session_activity: runtime_api::SessionActivity::Running,
+            session_limits: runtime_api::SessionLimits::default(),
         };
         control.send(&ControlCommand::Configure(configuration)).await.unwrap();
         while next(&mut control).await != Some(Event::Ready) {}

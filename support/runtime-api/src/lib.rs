@@ -18,5 +18,5 @@ mod wire;
 pub use client::{CommandWriter, ControlStream, DialError, Dialed, EventReader, dial, open_control};
 pub use wire::{
     Activity, ActivityKind, Answer, Command, Configuration, DialRefusal, DialRequest, Event, ListeningPort,
-    MAX_LINE_BYTES, RefusalCode, Request, SessionActivity, Target,
+    MAX_LINE_BYTES, RefusalCode, Request, SessionActivity, SessionLimits, Target,
 };

@@ -123,6 +123,33 @@ pub struct Configuration {
     /// What a detached session counts for.
     #[serde(default)]
     pub session_activity: SessionActivity,
+    /// How much clients may run at once.
+    #[serde(default)]
+    pub session_limits: SessionLimits,
+}
+
+/// Bounds of the commands that clients run in a sprite. They count for what is started after they came.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
+#[serde(default)]
+pub struct SessionLimits {
+    /// Commands at once.
+    pub max: usize,
+    /// How much of its output a session keeps for those who attach, in bytes; also what a client may lag
+    /// behind. A runtime takes [`SessionLimits::LEAST_SCROLLBACK_BYTES`] for less.
+    pub scrollback_bytes: usize,
+}
+
+impl SessionLimits {
+    /// Room for two of the largest pieces in which output is read.
+    pub const LEAST_SCROLLBACK_BYTES: usize = 160 << 10;
+}
+
+impl Default for SessionLimits {
+    /// More commands than people start by hand, and more output than any screen shows; together at most
+    /// 128 MiB.
+    fn default() -> Self {
+        Self { max: 512, scrollback_bytes: 256 << 10 }
+    }
 }
 
 /// A line from the runtime on the control stream.

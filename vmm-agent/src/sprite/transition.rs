@@ -110,6 +110,7 @@ async fn start(agent: &Agent, sprite: &Sprite, epoch: Epoch) -> Result<Option<Co
         epoch,
         environment: sprite.environment.clone(),
         session_activity: agent.config.session_activity,
+        session_limits: agent.config.session_limits,
     };
     let ready = timeout(RUNTIME_DEADLINE, configure(&path, configuration));
     let ready = ready.await.unwrap_or(Err(CallError::RuntimeSilent));

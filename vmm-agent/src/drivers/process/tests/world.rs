@@ -122,6 +122,7 @@ impl World {
             epoch: Epoch(1),
             environment: [("EXTRA".into(), "yes".into())].into(),
             session_activity: runtime_api::SessionActivity::Running,
+            session_limits: runtime_api::SessionLimits::default(),
         };
         control.send(&Command::Configure(configuration)).await.unwrap();
         loop {
