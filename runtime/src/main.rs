@@ -23,6 +23,7 @@ mod reap;
 mod serve;
 mod services;
 mod sessions;
+mod shims;
 mod shutdown;
 mod state;
 mod text;
@@ -132,6 +133,7 @@ async fn run(listen_fd: i32, home: PathBuf) -> anyhow::Result<()> {
     let runtime = Arc::new(Runtime::new(services, sessions, activities));
     // Without it the sprite works, but for what programs inside ask of it.
     let local = local::bind(&home).inspect_err(|error| warn!(%error, "There is no management socket"));
+    shims::make(&home.join("bin"), &state::base_environment());
     let shutdown = Arc::new(Shutdown::default());
     let is_first = std::process::id() == 1;
     info!(version = env!("CARGO_PKG_VERSION"), is_first, "Runtime is up");

@@ -108,8 +108,11 @@ impl Command {
     }
 }
 
-/// Finds a program as a shell in `directory` would.
-fn find(named: &OsStr, path: Option<&OsString>, directory: &Path) -> Result<PathBuf, Unfit> {
+/// Finds a program as a shell in `directory` would, with `path` as its search path.
+///
+/// # Errors
+/// There is none, or it can't be run.
+pub(crate) fn find(named: &OsStr, path: Option<&OsString>, directory: &Path) -> Result<PathBuf, Unfit> {
     if !directory.is_dir() {
         return Err(Unfit::not_run(directory.as_os_str(), "no such directory"));
     }

@@ -5,7 +5,7 @@ mod process;
 mod terminal;
 
 pub(crate) use self::{
-    command::{Command, Size, Unfit},
+    command::{Command, Size, Unfit, find},
     process::{Feed, Spawned, Tap, belongs, kill_session, signal_group, spawn},
     terminal::Terminal,
 };
