@@ -30,8 +30,7 @@ pub(super) async fn watch(
     State(runtime): State<Arc<Runtime>>,
     mut request: Request,
 ) -> Result<Response, ApiError> {
-    let upgrade = Upgrade::from_request(&mut request)?;
-    let upgrade = upgrade.ok_or_else(|| ApiError::bad_request("a watch needs a WebSocket"))?;
+    let upgrade = Upgrade::from_request(&mut request)?.ok_or_else(ApiError::upgrade_required)?;
     Ok(upgrade.accept(&[], move |socket| serve(runtime, socket)))
 }
 

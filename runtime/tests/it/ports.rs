@@ -54,6 +54,6 @@ async fn a_client_hears_of_the_ports_of_its_session_and_of_no_other() {
     for (kind, port) in [("port_opened", foreign), ("port_opened", port), ("port_closed", port)] {
         while text(&mut watcher, kind).await["port"] != port.get() {}
     }
-    assert_eq!(sprite.api("GET /ports/watch", "").await.0, 400);
+    assert_eq!(sprite.api("GET /ports/watch", "").await.0, 426);
     sprite.api(&format!("DELETE /exec/{other_id}?signal=KILL"), "").await;
 }
