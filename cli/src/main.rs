@@ -1,25 +1,47 @@
-//! `sprite`: the command line for people and scripts. Results go to stdout, everything else to stderr;
-//! `--json` prints what the API answered.
+//! `sprite`: the command line for people and scripts.
 //!
-//! Exit codes: 0 done, 1 refused or failed, 2 bad usage.
+//! Raw arguments ([`args`]) become a checked [`context::Context`], on which each verb ([`commands`]) does
+//! its work. Results go to stdout, everything else to stderr; `--json` prints what the API answered.
+//!
+//! Exit codes: 0 done, 1 refused or failed, 2 no such command or option; `exec` and its kin end with the
+//! code of what they ran.
 
 mod args;
-mod client;
 mod commands;
+mod config;
+mod context;
+mod error;
+mod net;
 mod output;
+mod remote;
+mod term;
+#[cfg(test)]
+mod tests;
+mod tunnel;
 
 use std::process::ExitCode;
 
-use clap::Parser;
+use context::{Context, Environment};
 
-#[tokio::main(flavor = "current_thread")]
-async fn main() -> ExitCode {
-    let arguments = args::Arguments::parse();
-    match commands::run(arguments).await {
+fn main() -> ExitCode {
+    clap_complete::CompleteEnv::with_factory(args::command).complete();
+    term::raw::restore_on_panic();
+    let arguments = args::parse(std::env::args_os());
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return error::report(&error.into()),
+    };
+    let result = runtime.block_on(async {
+        let context = Context::new(arguments.global, Environment::read())?;
+        // Each verb's future is as large as all it awaits.
+        Box::pin(commands::run(&context, arguments.command)).await
+    });
+    term::raw::restore();
+    let code = match result {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("sprite: {error}");
-            ExitCode::FAILURE
-        }
-    }
+        Err(error) => error::report(&error),
+    };
+    // A thread that still waits for somebody to type keeps nobody from leaving.
+    runtime.shutdown_background();
+    code
 }

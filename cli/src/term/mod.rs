@@ -1,0 +1,4 @@
+//! The local terminal.
+
+pub(crate) mod progress;
+pub(crate) mod raw;
