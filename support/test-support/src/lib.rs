@@ -5,11 +5,13 @@
 //! behind.
 
 mod child;
+mod cli;
 mod client;
 mod exec;
 mod world;
 
 pub use child::Child;
+pub use cli::{Cli, Run};
 pub use client::{Answer, Raw};
 pub use exec::{Socket, exit_of, next_text};
 pub use world::{Options, Program, SpriteUrl, World, eventually, program};

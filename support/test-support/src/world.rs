@@ -30,6 +30,8 @@ pub enum Program {
     Runtime,
     /// The web server for sprites under test.
     Backend,
+    /// The command line.
+    Sprite,
 }
 
 /// Where an optimized program is. `make build` puts it there.
@@ -47,6 +49,7 @@ pub fn program(which: Program) -> anyhow::Result<PathBuf> {
         Program::Agent => target.join("release/vmm-agent"),
         Program::Runtime => target.join(triple).join("release/runtime"),
         Program::Backend => target.join("release/backend"),
+        Program::Sprite => target.join("release/sprite"),
     };
     ensure!(path.exists(), "{} is missing; `make build` makes it", path.display());
     Ok(path)
