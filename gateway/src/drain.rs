@@ -45,6 +45,7 @@ pub(crate) async fn run(edge: &Edge, draining: &watch::Sender<bool>, signals: &m
     let grace = edge.settings.timing.drain_grace;
     info!(connections = edge.ledger.len(), held = edge.leases.held(), ?grace, "Draining");
     draining.send_replace(true);
+    edge.ledger.close_idle();
     edge.leases.fail_waiting(&EdgeError::Draining);
     let finished = tokio::select! {
         finished = within(grace, || edge.ledger.len() == 0) => finished,

@@ -10,7 +10,7 @@ use std::{
     os::fd::RawFd,
     sync::{
         Arc, Weak,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -40,6 +40,8 @@ pub(crate) struct Ledger {
     clock: Clock,
     next: AtomicU64,
     open: DashMap<u64, Weak<Conn>>,
+    /// Connections between two requests are not to take another one.
+    ending: AtomicBool,
 }
 
 /// A connection as it was accepted.
@@ -49,7 +51,7 @@ pub(crate) struct Accepted {
     pub(crate) local: SocketAddr,
     pub(crate) fd: RawFd,
     pub(crate) tls: bool,
-    pub(crate) tls_name: Option<String>,
+    pub(crate) tls_name: Option<Box<str>>,
 }
 
 /// What goes on at one sprite.
@@ -61,7 +63,16 @@ pub(crate) struct Traffic {
 
 impl Ledger {
     pub(crate) fn new(clock: Clock) -> Arc<Self> {
-        Arc::new(Self { clock, next: AtomicU64::new(0), open: DashMap::new() })
+        Arc::new(Self {
+            clock,
+            next: AtomicU64::new(0),
+            open: DashMap::new(),
+            ending: AtomicBool::new(false),
+        })
+    }
+
+    pub(crate) fn now(&self) -> Moment {
+        self.clock.now()
     }
 
     /// Enters an accepted connection.
@@ -79,6 +90,7 @@ impl Ledger {
             sent: AtomicU64::new(0),
             last_byte: AtomicU64::new(micros(self.clock.now())),
             socket: Mutex::new(Some(fd)),
+            phase: AtomicU8::new(Phase::Idle as u8),
             entry: Mutex::default(),
             prepared: Mutex::new(None),
         });
@@ -134,6 +146,13 @@ impl Ledger {
         self.close_where(|entry| entry.attached.iter().any(|a| a.slot.sprite() == sprite))
     }
 
+    /// The beginning of a drain: connections without a request end, the others after theirs.
+    pub(crate) fn close_idle(&self) -> usize {
+        self.ending.store(true, Ordering::SeqCst);
+        let idle = |conn: &Arc<Conn>| conn.pass(Phase::Idle, Phase::Ending);
+        self.all().into_iter().filter(idle).inspect(|conn| conn.close()).count()
+    }
+
     /// The end of a drain.
     pub(crate) fn close_all(&self) -> usize {
         self.close_where(|_| true)
@@ -155,6 +174,17 @@ impl Ledger {
     }
 }
 
+/// Whether a connection may be closed without anyone missing it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+enum Phase {
+    /// Between two requests.
+    Idle,
+    Busy,
+    /// Closed by us between two requests: what comes now was never begun.
+    Ending,
+}
+
 /// One open connection.
 #[derive(Debug)]
 pub(crate) struct Conn {
@@ -163,7 +193,7 @@ pub(crate) struct Conn {
     local: SocketAddr,
     tls: bool,
     /// The server name of the TLS handshake.
-    tls_name: Option<String>,
+    tls_name: Option<Box<str>>,
     ledger: Arc<Ledger>,
     received: AtomicU64,
     sent: AtomicU64,
@@ -171,9 +201,10 @@ pub(crate) struct Conn {
     last_byte: AtomicU64,
     /// The socket, as long as it is open.
     socket: Mutex<Option<RawFd>>,
+    phase: AtomicU8,
     entry: Mutex<Entry>,
     /// What was decided on an HTTP/1 request before the proxy saw it.
-    prepared: Mutex<Option<Prepared>>,
+    prepared: Mutex<Option<Box<Prepared>>>,
 }
 
 #[derive(Debug, Default)]
@@ -246,7 +277,24 @@ impl Conn {
         }
     }
 
-    fn has_left(&self) -> bool {
+    /// A request begins; false if the connection was closed just before.
+    pub(crate) fn begin_request(&self) -> bool {
+        self.pass(Phase::Idle, Phase::Busy)
+    }
+
+    /// The connection waits for its next request; false if it is to wait for none.
+    pub(crate) fn end_request(&self) -> bool {
+        // The first time, there was no request yet.
+        let _was_busy = self.pass(Phase::Busy, Phase::Idle);
+        !self.ledger.ending.load(Ordering::SeqCst)
+    }
+
+    fn pass(&self, from: Phase, to: Phase) -> bool {
+        self.phase.compare_exchange(from as u8, to as u8, Ordering::SeqCst, Ordering::SeqCst).is_ok()
+    }
+
+    /// Whether the client has closed its side, as the kernel knows.
+    pub(crate) fn has_left(&self) -> bool {
         /// `TCP_ESTABLISHED` of Linux' `tcp_states.h`.
         const ESTABLISHED: u8 = 1;
         let socket = self.socket.lock();
@@ -323,11 +371,11 @@ impl Conn {
     }
 
     pub(crate) fn put_prepared(&self, prepared: Prepared) {
-        *self.prepared.lock() = Some(prepared);
+        *self.prepared.lock() = Some(Box::new(prepared));
     }
 
     pub(crate) fn take_prepared(&self) -> Option<Prepared> {
-        self.prepared.lock().take()
+        self.prepared.lock().take().map(|prepared| *prepared)
     }
 }
 

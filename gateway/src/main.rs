@@ -48,6 +48,9 @@ static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 const BAD_CONFIGURATION: u8 = 64;
 /// How often the agent hears what goes on under the leases, for `why awake`.
 const REPORT_EVERY: Duration = Duration::from_secs(2);
+/// Unused connections into sprites are looked at four times in the time that they may idle, within these.
+const SHORTEST_SWEEP: Duration = Duration::from_millis(200);
+const LONGEST_SWEEP: Duration = Duration::from_secs(4);
 
 /// The edge in front of sprites: wakes them, holds requests meanwhile, and keeps them awake while used.
 ///
@@ -138,7 +141,8 @@ async fn run(settings: Settings, tls: Option<TlsAcceptor>) -> anyhow::Result<()>
     tasks.spawn(feed::run(agent.clone(), routes));
     tasks.spawn(leases::run_channel(agent, leases.clone(), outbox));
     tasks.spawn(leases.clone().run_timers());
-    tasks.spawn(report(leases));
+    tasks.spawn(report(leases.clone()));
+    tasks.spawn(sweep(leases, edge.settings.timing.upstream_idle));
     tasks.spawn(admin::serve(admin, edge.clone()));
     tasks.spawn(listen::serve(edge.clone(), listeners, watch_draining));
 
@@ -164,11 +168,11 @@ fn raise_descriptor_limit() {
 fn bind(settings: &Settings, tls: Option<TlsAcceptor>) -> anyhow::Result<Vec<Listener>> {
     let mut listeners = Vec::new();
     for address in &settings.listen.http {
-        listeners.push(Listener::plain(*address).context("listen.http")?);
+        listeners.push(Listener::plain(*address, &settings.timing).context("listen.http")?);
     }
     if let Some(tls) = tls {
         for address in &settings.listen.https {
-            listeners.push(Listener::tls(*address, tls.clone()).context("listen.https")?);
+            listeners.push(Listener::tls(*address, &settings.timing, tls.clone()).context("listen.https")?);
         }
     }
     Ok(listeners)
@@ -179,5 +183,14 @@ async fn report(leases: Arc<Leases>) {
     loop {
         every.tick().await;
         leases.report();
+    }
+}
+
+/// Closes connections into sprites that nobody has used for `most_idle`.
+async fn sweep(leases: Arc<Leases>, most_idle: Duration) {
+    let mut every = tokio::time::interval(most_idle.clamp(SHORTEST_SWEEP, LONGEST_SWEEP) / 4);
+    loop {
+        every.tick().await;
+        leases.sweep(most_idle);
     }
 }

@@ -1,8 +1,9 @@
 //! The way into one sprite under one lease: dialling it, and every socket that came of it.
 //!
-//! Pooled connections belong to an [`Upstream`] and are never used under another: its key is part of the
-//! pool's key, and each connection carries a tag that is compared before use (T22). When the lease ends,
-//! so do the sockets, at once: the pool and every stream still running see it immediately (B10).
+//! Connections that wait for their next request are parked with the lease, last in, first out; nobody else
+//! has a pool of them, and no lock is shared by two sprites. Those that Pingora keeps (HTTP/2, for gRPC) have
+//! the lease's key in the pool's, and a tag that is compared before use (T22). When the lease ends, so do the
+//! sockets, at once: whatever still runs over them sees it immediately (B10).
 
 use std::{
     collections::HashMap,
@@ -13,11 +14,16 @@ use std::{
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     task::{Context, Poll},
+    time::Duration,
 };
 
 use agent_api::lease::Endpoint;
 use async_trait::async_trait;
-use ids::Epoch;
+use ids::{Epoch, Moment};
+use nix::{
+    errno::Errno,
+    sys::socket::{MsgFlags, recv},
+};
 use parking_lot::Mutex;
 use pingora::{
     Error, ErrorType,
@@ -38,6 +44,9 @@ use crate::{
     ledger::Conn,
 };
 
+/// Unused connections of one lease, at most: as many as a browser farm needs, and a small part of what a
+/// sprite's server can have open.
+const MOST_PARKED: usize = 256;
 /// Counts the leases of this process, so that no two have the same key.
 static NEXT_KEY: AtomicU64 = AtomicU64::new(1);
 /// Room below the key for a target (a port, or one of two others) and a protocol.
@@ -57,6 +66,32 @@ struct Sockets {
     stage: Stage,
     next: u64,
     open: HashMap<SocketId, OpenSocket>,
+    /// The one that was used last is the last.
+    parked: Vec<Parked>,
+}
+
+/// A connection without a request.
+#[derive(Debug)]
+struct Parked {
+    target: Target,
+    socket: SocketId,
+    since: Moment,
+    stream: Dialed,
+}
+
+impl Sockets {
+    /// Closes the parked connections that `condemned` picks.
+    fn close_parked(&mut self, condemned: impl Fn(&Parked) -> bool) {
+        let Self { open, parked, .. } = self;
+        parked.retain(|connection| {
+            let closes = condemned(connection);
+            if closes {
+                // Before the stream is closed, and its number free again.
+                open.remove(&connection.socket);
+            }
+            !closes
+        });
+    }
 }
 
 /// How far a lease has ended.
@@ -145,6 +180,7 @@ impl Upstream {
         if sockets.stage == Stage::Live {
             sockets.stage = Stage::Retired;
         }
+        sockets.close_parked(|_| true);
         sockets.open.values().filter(|socket| socket.busy == 0).for_each(OpenSocket::close);
     }
 
@@ -152,12 +188,46 @@ impl Upstream {
     pub(crate) fn end(&self) {
         let mut sockets = self.sockets.lock();
         sockets.stage = Stage::Ended;
+        sockets.close_parked(|_| true);
         sockets.open.values().for_each(OpenSocket::close);
     }
 
     /// How many connections there are.
     pub(crate) fn open_sockets(&self) -> usize {
         self.sockets.lock().open.len()
+    }
+
+    /// Whether the lease has ended, and every connection with it.
+    pub(crate) fn is_over(&self) -> bool {
+        self.sockets.lock().stage == Stage::Ended
+    }
+
+    /// A parked connection to `target` that has not been idle for `most_idle`, and on which the sprite has
+    /// neither closed nor said anything, as far as we have heard; see [`Direct::is_quiet`].
+    pub(crate) fn take_parked(
+        self: &Arc<Self>,
+        target: Target,
+        now: Moment,
+        most_idle: Duration,
+    ) -> Option<Direct> {
+        loop {
+            let mut sockets = self.sockets.lock();
+            let at = sockets.parked.iter().rposition(|parked| parked.target == target)?;
+            let Parked { socket, since, stream, .. } = sockets.parked.remove(at);
+            drop(sockets);
+            let registration = Registration { upstream: Some(self.clone()), socket };
+            let direct = Direct { registration, stream, reused: true };
+            if now - since < most_idle && direct.has_heard_nothing() {
+                return Some(direct);
+            }
+        }
+    }
+
+    /// Closes what has been parked for `most_idle`, and what its sprite has closed.
+    pub(crate) fn sweep(&self, now: Moment, most_idle: Duration) {
+        self.sockets
+            .lock()
+            .close_parked(|parked| now - parked.since >= most_idle || !is_silent(&parked.stream));
     }
 
     /// Enters a new connection; `None` if the lease has ended meanwhile.
@@ -299,23 +369,46 @@ impl Tracing for Tracer {
     }
 }
 
-/// A connection into a sprite that Pingora has no part in.
+/// A connection's place among those of its lease.
+#[derive(Debug)]
+struct Registration {
+    /// Absent once the place is somebody else's to give up.
+    upstream: Option<Arc<Upstream>>,
+    socket: SocketId,
+}
+
+impl Drop for Registration {
+    fn drop(&mut self) {
+        if let Some(upstream) = &self.upstream {
+            upstream.sockets.lock().open.remove(&self.socket);
+        }
+    }
+}
+
+/// A connection into a sprite that Pingora has no part in. Fields are dropped in this order: the stream is
+/// out of the lease's register before its number is free again.
 #[derive(Debug)]
 pub(crate) struct Direct {
-    upstream: Arc<Upstream>,
-    socket: SocketId,
+    registration: Registration,
     stream: Dialed,
+    reused: bool,
+}
+
+/// Whether nothing has come that we know of. No system call, unless something has.
+fn is_silent(stream: &Dialed) -> bool {
+    let mut byte = [0];
+    let read = match stream {
+        Dialed::Tcp(tcp) => tcp.try_read(&mut byte),
+        Dialed::Unix(unix) => unix.try_read(&mut byte),
+    };
+    read.is_err_and(|error| error.kind() == std::io::ErrorKind::WouldBlock)
 }
 
 impl Direct {
     /// Dials under the lease; the connection ends with it.
     pub(crate) async fn dial(upstream: &Arc<Upstream>, request: &DialRequest) -> Result<Self, DialFailure> {
         let stream = connect(&upstream.endpoint, request).await?;
-        let fd = match &stream {
-            Dialed::Tcp(tcp) => tcp.as_raw_fd(),
-            Dialed::Unix(unix) => unix.as_raw_fd(),
-        };
-        let Some(socket) = upstream.register(fd) else {
+        let Some(socket) = upstream.register(fd_of(&stream)) else {
             let gone =
                 std::io::Error::new(std::io::ErrorKind::ConnectionAborted, "the lease ended meanwhile");
             return Err(DialError::Unreachable(gone).into());
@@ -323,14 +416,45 @@ impl Direct {
         if let Some(socket) = upstream.sockets.lock().open.get_mut(&socket) {
             socket.busy = 1;
         }
-        Ok(Self { upstream: upstream.clone(), socket, stream })
+        Ok(Self {
+            registration: Registration { upstream: Some(upstream.clone()), socket },
+            stream,
+            reused: false,
+        })
+    }
+
+    /// Whether it carried another request before.
+    pub(crate) const fn is_reused(&self) -> bool {
+        self.reused
+    }
+
+    fn has_heard_nothing(&self) -> bool {
+        is_silent(&self.stream)
+    }
+
+    /// Whether the sprite has neither closed nor said anything, as the kernel knows it at this moment.
+    pub(crate) fn is_quiet(&self) -> bool {
+        let flags = MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT;
+        recv(fd_of(&self.stream), &mut [0], flags) == Err(Errno::EAGAIN)
+    }
+
+    /// Keeps the connection for the next request to `target`, if its lease still lives.
+    pub(crate) fn park(self, target: Target, now: Moment) {
+        let Self { mut registration, stream, .. } = self;
+        let Some(upstream) = registration.upstream.take() else { return };
+        let mut sockets = upstream.sockets.lock();
+        if sockets.stage == Stage::Live && sockets.parked.len() < MOST_PARKED {
+            sockets.parked.push(Parked { target, socket: registration.socket, since: now, stream });
+        } else {
+            sockets.open.remove(&registration.socket);
+        }
     }
 }
 
-impl Drop for Direct {
-    fn drop(&mut self) {
-        // Before the stream is closed, and its number free again.
-        self.upstream.sockets.lock().open.remove(&self.socket);
+fn fd_of(stream: &Dialed) -> RawFd {
+    match stream {
+        Dialed::Tcp(tcp) => tcp.as_raw_fd(),
+        Dialed::Unix(unix) => unix.as_raw_fd(),
     }
 }
 
@@ -353,6 +477,21 @@ impl AsyncWrite for Direct {
             Dialed::Tcp(tcp) => Pin::new(tcp).poll_write(cx, bytes),
             Dialed::Unix(unix) => Pin::new(unix).poll_write(cx, bytes),
         }
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[std::io::IoSlice<'_>],
+    ) -> Poll<std::io::Result<usize>> {
+        match &mut self.get_mut().stream {
+            Dialed::Tcp(tcp) => Pin::new(tcp).poll_write_vectored(cx, slices),
+            Dialed::Unix(unix) => Pin::new(unix).poll_write_vectored(cx, slices),
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
     }
 
     fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<std::io::Result<()>> {

@@ -22,7 +22,7 @@ use crate::{api, leases::Lease, ledger::Conn, metrics::Class, routes::Route};
 pub(crate) struct Facts<'a> {
     pub(crate) host: &'a str,
     pub(crate) target: &'a str,
-    pub(crate) authorization: Vec<&'a [u8]>,
+    pub(crate) authorization: &'a [&'a [u8]],
     pub(crate) request_id: &'a str,
 }
 
@@ -36,6 +36,11 @@ pub(crate) struct Prepared {
 }
 
 impl Prepared {
+    /// Whether the request goes to a sprite.
+    pub(super) const fn is_forward(&self) -> bool {
+        matches!(self.admission.next, Next::Forward(_))
+    }
+
     /// Takes the request out, if it goes to a sprite.
     pub(crate) fn take_forward(&mut self) -> Option<Box<Forward>> {
         match std::mem::replace(&mut self.admission.next, Next::Taken) {

@@ -5,7 +5,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{admit::Forward, respond::EdgeError};
+use super::{
+    admit::{Admission, Forward, Prepared},
+    respond::EdgeError,
+};
 use crate::{
     ledger::Conn,
     metrics::Class,
@@ -64,6 +67,24 @@ impl RequestCtx {
             error: None,
             abandoned: false,
             status: 0,
+        }
+    }
+
+    /// Of a request about which everything was decided.
+    pub(super) fn of(conn: Arc<Conn>, mut prepared: Prepared) -> Self {
+        let forward = prepared.take_forward();
+        let Prepared { request_id, wants_page, started, admission } = prepared;
+        let Admission { class, auth_took, hold_took, next: _ } = admission;
+        Self {
+            conn: Some(conn),
+            request_id,
+            wants_page,
+            class,
+            started,
+            auth_took,
+            hold_took,
+            forward,
+            ..Self::new()
         }
     }
 

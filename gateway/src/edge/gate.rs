@@ -5,7 +5,10 @@
 //! or held connection costs is this task and its socket.
 
 use std::{
+    future::poll_fn,
+    pin::{Pin, pin},
     sync::Arc,
+    task::Poll,
     time::{Duration, Instant},
 };
 
@@ -16,7 +19,7 @@ use pingora::{
 };
 use tokio::{
     sync::watch,
-    time::{timeout, timeout_at},
+    time::{Sleep, sleep, timeout, timeout_at},
 };
 use tracing::debug;
 
@@ -24,12 +27,12 @@ use super::{
     Edge,
     admit::{Facts, Prepared, admit},
     answering,
-    head::{self, Head, HeadError},
+    exchange::{self, After},
+    head::{self, HeadError, MAX_AUTHORIZATIONS, Request},
     proxy::EdgeProxy,
     request_id,
     respond::{EdgeError, Shape, answer},
     tracked::Tracked,
-    tunnel,
 };
 use crate::{
     ledger::Conn,
@@ -68,7 +71,7 @@ enum NoHead {
 
 impl Gate {
     /// Serves a plain connection, whichever HTTP it speaks.
-    pub(crate) async fn serve(mut self, mut client: Tracked) {
+    pub(crate) async fn serve(self, mut client: Tracked) {
         match self.protocol(&mut client).await {
             Some(Protocol::Http1) => self.serve_h1(client).await,
             Some(Protocol::Http2) => Box::pin(self.serve_h2(client)).await,
@@ -85,7 +88,7 @@ impl Gate {
     }
 
     /// Looks at the first bytes without taking them (B6).
-    async fn protocol(&mut self, client: &mut Tracked) -> Option<Protocol> {
+    async fn protocol(&self, client: &mut Tracked) -> Option<Protocol> {
         let timing = self.edge.settings.timing;
         let mut limit = timing.keepalive_idle;
         loop {
@@ -96,66 +99,56 @@ impl Gate {
             if !seen.is_empty() && !PREFACE.starts_with(seen) {
                 return Some(Protocol::Http1);
             }
-            tokio::select! {
-                read = timeout(limit, client.fill()) => match read {
-                    Ok(Ok(1..)) => limit = timing.header_timeout,
-                    Ok(Ok(0) | Err(_)) | Err(_) => return None,
-                },
-                _ = self.draining.wait_for(|draining| *draining) => return None,
+            match timeout(limit, client.fill()).await {
+                Ok(Ok(1..)) => limit = timing.header_timeout,
+                Ok(Ok(0) | Err(_)) | Err(_) => return None,
             }
         }
     }
 
-    async fn serve_h1(mut self, mut client: Tracked) {
+    async fn serve_h1(self, mut client: Tracked) {
+        let mut idle = pin!(sleep(self.edge.settings.timing.keepalive_idle));
         loop {
-            let head = match self.next_head(&mut client).await {
-                Ok(head) => head,
+            let request = match self.next_request(&mut client, idle.as_mut()).await {
+                Ok(request) => request,
                 Err(NoHead::Closed) => return,
-                Err(NoHead::Refused(error)) => return self.refuse(client, &error.into()).await,
+                Err(NoHead::Refused(error)) => return Box::pin(self.refuse(client, &error.into())).await,
                 Err(NoHead::TooSlow) => {
                     let error = EdgeError::BadRequest("its header took too long".into());
-                    return self.refuse(client, &error).await;
+                    return Box::pin(self.refuse(client, &error)).await;
                 }
             };
-            let Some(prepared) = self.prepare(&mut client, &head).await else {
-                self.edge.metrics.error(Side::Downstream);
-                debug!(peer = %client.conn().peer(), "A client left while its request was held");
-                return;
-            };
-            let mut prepared = prepared;
-            if tunnel::is_wanted(&head)
-                && let Some(forward) = prepared.take_forward()
-            {
-                // Boxed, so that connections without a tunnel don't have its size.
-                return Box::pin(tunnel::serve(&self.edge, client, &head, prepared, forward)).await;
+            // Boxed, so that idle connections and tunnels don't have the size of a request.
+            match Box::pin(self.serve_request(client, request)).await {
+                After::Next(kept) => client = kept,
+                After::Closed => return,
+                After::Switched(tunnel) => return Box::pin(tunnel.run()).await,
             }
-            client.admit_request(head.length, head.framing);
-            let handover = Handover::new(client.conn().clone(), prepared);
-            let Some(kept) = Box::pin(self.enter_pingora(client)).await else { return };
-            drop(handover);
-            client = *kept;
         }
     }
 
     /// Waits for the next request's head.
-    async fn next_head(&mut self, client: &mut Tracked) -> Result<Head, NoHead> {
-        let timing = self.edge.settings.timing;
+    async fn next_request(&self, client: &mut Tracked, idle: Pin<&mut Sleep>) -> Result<Request, NoHead> {
         let max = self.edge.settings.limits.header_bytes;
         if client.ahead().is_empty() {
-            tokio::select! {
-                read = timeout(timing.keepalive_idle, client.fill()) => match read {
-                    Ok(Ok(1..)) => {}
-                    Ok(Ok(0) | Err(_)) | Err(_) => return Err(NoHead::Closed),
-                },
-                _ = self.draining.wait_for(|draining| *draining) => return Err(NoHead::Closed),
-            }
+            self.first_bytes(client, idle).await?;
+        } else if !client.conn().begin_request() {
+            return Err(NoHead::Closed);
         }
-        // One deadline for the whole head, however it drips (B8).
-        let deadline = tokio::time::Instant::now() + timing.header_timeout;
+        // Made when the head does not come at once. One deadline for all of it, however it drips (B8).
+        let mut deadline = None;
         loop {
-            if let Some(head) = head::parse(client.ahead(), max).map_err(NoHead::Refused)? {
-                return Ok(head);
+            // A line end too many after the request before is nobody's (RFC 9112 §2.2).
+            while client.ahead().starts_with(b"\r\n") {
+                client.skip_ahead(2);
             }
+            if let Some(judged) = head::parse(client.ahead(), max).map_err(NoHead::Refused)? {
+                let raw = client.take_ahead(judged.length);
+                return Ok(judged.own(raw));
+            }
+            let deadline = *deadline.get_or_insert_with(|| {
+                tokio::time::Instant::now() + self.edge.settings.timing.header_timeout
+            });
             match timeout_at(deadline, client.fill()).await {
                 Ok(Ok(1..)) => {}
                 Ok(Ok(0) | Err(_)) => return Err(NoHead::Closed),
@@ -164,19 +157,67 @@ impl Gate {
         }
     }
 
+    /// Waits while the connection is idle, for as long as it may be. The timer is left running from request to
+    /// request: whenever it rings, it is set anew for what is left.
+    async fn first_bytes(&self, client: &mut Tracked, mut idle: Pin<&mut Sleep>) -> Result<(), NoHead> {
+        if !client.conn().end_request() {
+            return Err(NoHead::Closed);
+        }
+        let since = tokio::time::Instant::now();
+        let until = since + self.edge.settings.timing.keepalive_idle;
+        let came = poll_fn(|cx| {
+            if let Poll::Ready(read) = client.poll_fill(cx) {
+                return Poll::Ready(matches!(read, Ok(1..)));
+            }
+            while idle.as_mut().poll(cx).is_ready() {
+                if idle.deadline() >= until {
+                    return Poll::Ready(false);
+                }
+                idle.as_mut().reset(until);
+            }
+            Poll::Pending
+        });
+        if came.await && client.conn().begin_request() { Ok(()) } else { Err(NoHead::Closed) }
+    }
+
+    /// Decides about one request and has it served, by us or by Pingora.
+    async fn serve_request(&self, mut client: Tracked, request: Request) -> After {
+        let Some(prepared) = self.prepare(&mut client, &request).await else {
+            self.edge.metrics.error(Side::Downstream);
+            debug!(peer = %client.conn().peer(), "A client left while its request was held");
+            return After::Closed;
+        };
+        if prepared.is_forward() && !request.needs_translation {
+            return exchange::serve(&self.edge, client, request, prepared).await;
+        }
+        client.admit_request(request.raw().len(), request.framing);
+        client.put_back(request.into_raw());
+        let handover = Handover::new(client.conn().clone(), prepared);
+        let kept = Box::pin(self.enter_pingora(client)).await;
+        drop(handover);
+        kept.map_or(After::Closed, |client| After::Next(*client))
+    }
+
     /// Decides about a request, holding it if need be; `None` if its client left.
-    async fn prepare(&self, client: &mut Tracked, head: &Head) -> Option<Prepared> {
+    async fn prepare(&self, client: &mut Tracked, request: &Request) -> Option<Prepared> {
         let started = Instant::now();
-        let request_id = request_id::of(head.request_id.as_deref());
+        let request_id = request_id::of(request.request_id());
         let conn = client.conn().clone();
+        let mut lines = [&b""[..]; MAX_AUTHORIZATIONS];
+        let mut count = 0;
+        for (place, line) in lines.iter_mut().zip(request.authorization()) {
+            *place = line;
+            count += 1;
+        }
+        let target = request.target();
         let facts = Facts {
-            host: &head.host,
-            target: &head.target,
-            authorization: head.authorization.iter().map(Vec::as_slice).collect(),
+            host: request.host(),
+            target: &target,
+            authorization: &lines[..count],
             request_id: &request_id,
         };
-        let admission = admit(&self.edge, &conn, &facts, gone(client, head.length)).await?;
-        Some(Prepared { wants_page: head.wants_page, request_id, started, admission })
+        let admission = admit(&self.edge, &conn, &facts, gone(client)).await?;
+        Some(Prepared { wants_page: request.wants_page, request_id, started, admission })
     }
 
     /// Lets Pingora serve one request; the connection comes back if it can be used again.
@@ -221,8 +262,8 @@ impl Drop for Handover {
 }
 
 /// Ends when the client has left. Until then, what it sends is kept, up to a bound: then it has to wait.
-pub(super) async fn gone(client: &mut Tracked, head_bytes: usize) {
-    while client.ahead().len() < head_bytes + HELD_BYTES {
+pub(super) async fn gone(client: &mut Tracked) {
+    while client.ahead().len() < HELD_BYTES {
         if !matches!(client.fill().await, Ok(1..)) {
             return;
         }

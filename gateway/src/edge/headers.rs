@@ -3,10 +3,16 @@
 //! A sprite may believe what the edge says about a client, because nothing a client says in the same
 //! words gets through; and it never sees the credential that opened it (promise 4).
 
-use std::net::IpAddr;
+use std::{io::Write, net::IpAddr};
 
 use auth::Credential;
 use pingora::http::{RequestHeader, ResponseHeader};
+
+use super::{
+    admit::{Forward, identity},
+    request::port_of,
+};
+use crate::ledger::Conn;
 
 /// What the sprite is told about a request.
 #[derive(Clone, Debug)]
@@ -21,13 +27,68 @@ pub(crate) struct Told<'a> {
     pub(crate) entered_as: &'static str,
 }
 
-/// Names that only the edge may say, and names of other edges that an application might believe.
-fn is_spoken_for(name: &str) -> bool {
+impl<'a> Told<'a> {
+    /// Of a request that goes on as `forward` says.
+    pub(super) fn of(conn: &Conn, forward: &'a Forward, host: &'a str, request_id: &'a str) -> Self {
+        let (organization, entered_as) = identity(&forward.allowed);
+        Self {
+            client: conn.peer().ip(),
+            scheme: if conn.is_tls() { "https" } else { "http" },
+            port: port_of(host).unwrap_or(conn.local().port()),
+            host,
+            request_id,
+            organization: organization.map(ids::OrgSlug::as_str),
+            entered_as,
+        }
+    }
+
+    /// Ends a head for the sprite with these lines.
+    pub(super) fn write(&self, wire: &mut Vec<u8>) {
+        let mut line = |name: &str, value: &[u8]| {
+            wire.extend_from_slice(name.as_bytes());
+            wire.extend_from_slice(value);
+            wire.extend_from_slice(b"\r\n");
+        };
+        let mut digits = Digits([0; 48]);
+        line("x-forwarded-for: ", digits.show(self.client));
+        line("x-forwarded-proto: ", self.scheme.as_bytes());
+        line("x-forwarded-host: ", self.host.as_bytes());
+        line("x-forwarded-port: ", digits.show(self.port));
+        line("x-request-id: ", self.request_id.as_bytes());
+        line("x-sprite-auth: ", self.entered_as.as_bytes());
+        if let Some(organization) = self.organization {
+            line("x-sprite-org: ", organization.as_bytes());
+        }
+        wire.extend_from_slice(b"\r\n");
+    }
+}
+
+/// Room for an address or a number, on the stack: every request has both. The longest IPv6 address has 45
+/// characters.
+struct Digits([u8; 48]);
+
+impl Digits {
+    fn show(&mut self, what: impl std::fmt::Display) -> &[u8] {
+        let mut rest = &mut self.0[..];
+        let fits = write!(rest, "{what}").is_ok();
+        debug_assert!(fits, "{what} is longer than any address");
+        let length = 48 - rest.len();
+        &self.0[..length]
+    }
+}
+
+/// Names that only the edge may say, in any case, and names of other edges that an application might believe.
+pub(super) fn is_spoken_for(name: &str) -> bool {
     const EXACT: [&str; 7] =
         ["forwarded", "x-real-ip", "x-request-id", "x-client-ip", "true-client-ip", "via", "x-original-host"];
     const PREFIXES: [&str; 4] = ["x-forwarded", "x-sprite-", "sprite-", "fly-"];
+    let begins_with = |prefix: &str| {
+        name.as_bytes().get(..prefix.len()).is_some_and(|part| part.eq_ignore_ascii_case(prefix.as_bytes()))
+    };
     // `_` and `-` are one to CGI and its heirs: X_Forwarded_For must not pass for X-Forwarded-For.
-    name.contains('_') || EXACT.contains(&name) || PREFIXES.iter().any(|prefix| name.starts_with(prefix))
+    name.contains('_')
+        || EXACT.iter().any(|exact| name.eq_ignore_ascii_case(exact))
+        || PREFIXES.into_iter().any(begins_with)
 }
 
 /// Rewrites a request's headers for its sprite.
@@ -92,21 +153,26 @@ pub(crate) fn drop_hop_by_hop(response: &mut ResponseHeader, client_speaks_h2: b
 
 /// Drops cookies that a sprite would set for its neighbours: those whose domain is above its own (T37).
 pub(crate) fn from_sprite(response: &mut ResponseHeader, host: &str) -> pingora::Result<()> {
-    let own = host.rsplit_once(':').map_or(host, |(host, _)| host).trim_end_matches('.').to_ascii_lowercase();
+    let own = bare_host(host);
     let cookies: Vec<http::HeaderValue> =
         response.headers.get_all(http::header::SET_COOKIE).iter().cloned().collect();
-    if !cookies.iter().any(|cookie| is_for_others(cookie.as_bytes(), &own)) {
+    if !cookies.iter().any(|cookie| is_for_others(cookie.as_bytes(), own)) {
         return Ok(());
     }
     response.remove_header(&http::header::SET_COOKIE);
-    for cookie in cookies.into_iter().filter(|cookie| !is_for_others(cookie.as_bytes(), &own)) {
+    for cookie in cookies.into_iter().filter(|cookie| !is_for_others(cookie.as_bytes(), own)) {
         response.append_header(http::header::SET_COOKIE, cookie)?;
     }
     Ok(())
 }
 
+/// A host without its port and trailing dot.
+pub(super) fn bare_host(authority: &str) -> &str {
+    authority.rsplit_once(':').map_or(authority, |(host, _)| host).trim_end_matches('.')
+}
+
 /// Any `Domain` that is not the host itself: a parent reaches the neighbours, anything else is useless.
-fn is_for_others(cookie: &[u8], own: &str) -> bool {
+pub(super) fn is_for_others(cookie: &[u8], own: &str) -> bool {
     let attributes = cookie.split(|byte| *byte == b';').skip(1);
     attributes
         .filter_map(|attribute| {

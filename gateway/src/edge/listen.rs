@@ -70,12 +70,12 @@ impl std::fmt::Debug for Listener {
 }
 
 impl Listener {
-    pub(crate) fn plain(address: SocketAddr) -> Result<Self, ListenError> {
-        Ok(Self { tcp: bind(address)?, tls: None })
+    pub(crate) fn plain(address: SocketAddr, timing: &Timing) -> Result<Self, ListenError> {
+        Ok(Self { tcp: bind(address, timing)?, tls: None })
     }
 
-    pub(crate) fn tls(address: SocketAddr, tls: TlsAcceptor) -> Result<Self, ListenError> {
-        Ok(Self { tcp: bind(address)?, tls: Some(tls) })
+    pub(crate) fn tls(address: SocketAddr, timing: &Timing, tls: TlsAcceptor) -> Result<Self, ListenError> {
+        Ok(Self { tcp: bind(address, timing)?, tls: Some(tls) })
     }
 
     /// Where it listens: the port, if the system chose it.
@@ -84,17 +84,35 @@ impl Listener {
     }
 }
 
-fn bind(address: SocketAddr) -> Result<TcpListener, ListenError> {
+fn bind(address: SocketAddr, timing: &Timing) -> Result<TcpListener, ListenError> {
     let listen = || {
         let socket = match address {
             SocketAddr::V4(_) => TcpSocket::new_v4(),
             SocketAddr::V6(_) => TcpSocket::new_v6(),
         }?;
         socket.set_reuseaddr(true)?;
+        set_up(&socket, timing)?;
         socket.bind(address)?;
         socket.listen(BACKLOG)
     };
     listen().map_err(|source| ListenError::Bind { address, source })
+}
+
+/// What holds for every accepted socket: Linux hands the options of the listening one down (tcp(7)), which
+/// saves a handful of system calls for each connection.
+///
+/// A client that vanished without a word is found by the kernel: idle, by probes; busy, because it
+/// acknowledges nothing.
+fn set_up(socket: &TcpSocket, timing: &Timing) -> io::Result<()> {
+    socket.set_nodelay(true)?;
+    let seconds = |duration: Duration| u32::try_from(duration.as_secs().max(1)).unwrap_or(u32::MAX);
+    let user_timeout = u32::try_from(timing.tcp_user_timeout.as_millis()).unwrap_or(u32::MAX);
+    setsockopt(socket, sockopt::TcpUserTimeout, &user_timeout)?;
+    setsockopt(socket, sockopt::KeepAlive, &true)?;
+    setsockopt(socket, sockopt::TcpKeepIdle, &seconds(timing.tcp_keepalive))?;
+    setsockopt(socket, sockopt::TcpKeepInterval, &seconds(timing.tcp_keepalive / KEEPALIVE_PROBES))?;
+    setsockopt(socket, sockopt::TcpKeepCount, &KEEPALIVE_PROBES)?;
+    Ok(())
 }
 
 /// Reads certificate and key.
@@ -157,6 +175,8 @@ fn pingora_proxy(edge: &Arc<Edge>) -> HttpProxy<EdgeProxy> {
 }
 
 async fn accept(listener: Listener, gate: Gate, mut draining: watch::Receiver<bool>) {
+    // Of an accepted connection only the port matters, and that is ours.
+    let Ok(local) = listener.address() else { return };
     loop {
         let accepted = tokio::select! {
             accepted = listener.tcp.accept() => accepted,
@@ -164,15 +184,13 @@ async fn accept(listener: Listener, gate: Gate, mut draining: watch::Receiver<bo
         };
         match accepted {
             Ok((tcp, peer)) => {
-                if let Err(error) = set_up(&tcp, &gate.edge.settings.timing) {
-                    debug!(%peer, %error, "A connection could not be set up");
-                    continue;
-                }
+                let accepted = Accepted { peer, local, fd: tcp.as_raw_fd(), tls: false, tls_name: None };
                 // The ledger owns these: every open connection is entered there, and a drain waits for all.
                 if let Some(acceptor) = &listener.tls {
-                    tokio::spawn(shake_hands(tcp, peer, acceptor.clone(), gate.clone()));
-                } else if let Some(client) = plain(tcp, peer, &gate) {
-                    tokio::spawn(gate.clone().serve(client));
+                    tokio::spawn(shake_hands(tcp, accepted, acceptor.clone(), gate.clone()));
+                } else {
+                    let conn = gate.edge.ledger.enter(accepted);
+                    tokio::spawn(gate.clone().serve(Tracked::new(Transport::Plain(tcp), conn)));
                 }
             }
             Err(error) => {
@@ -181,19 +199,12 @@ async fn accept(listener: Listener, gate: Gate, mut draining: watch::Receiver<bo
             }
         }
     }
-    info!(address = ?listener.address().ok(), "No longer listening");
-}
-
-fn plain(tcp: TcpStream, peer: SocketAddr, gate: &Gate) -> Option<Tracked> {
-    let local = tcp.local_addr().ok()?;
-    let accepted = Accepted { peer, local, fd: tcp.as_raw_fd(), tls: false, tls_name: None };
-    Tracked::new(Transport::Plain(tcp), gate.edge.ledger.enter(accepted)).ok()
+    info!(address = %local, "No longer listening");
 }
 
 /// Shakes hands, and has the connection served by a task of its own, which has not the size of a handshake.
-async fn shake_hands(tcp: TcpStream, peer: SocketAddr, acceptor: TlsAcceptor, gate: Gate) {
-    let Ok(local) = tcp.local_addr() else { return };
-    let fd = tcp.as_raw_fd();
+async fn shake_hands(tcp: TcpStream, accepted: Accepted, acceptor: TlsAcceptor, gate: Gate) {
+    let peer = accepted.peer;
     let tls = match timeout(HANDSHAKE_TIMEOUT, acceptor.accept(tcp)).await {
         Ok(Ok(tls)) => tls,
         Ok(Err(error)) => {
@@ -206,27 +217,13 @@ async fn shake_hands(tcp: TcpStream, peer: SocketAddr, acceptor: TlsAcceptor, ga
         }
     };
     let session = tls.get_ref().1;
-    let tls_name = session.server_name().map(str::to_owned);
+    let tls_name = session.server_name().map(Box::from);
     let h2 = session.alpn_protocol() == Some(b"h2");
-    let conn = gate.edge.ledger.enter(Accepted { peer, local, fd, tls: true, tls_name });
-    let Ok(client) = Tracked::new(Transport::Tls(Box::new(tls)), conn) else { return };
+    let conn = gate.edge.ledger.enter(Accepted { tls: true, tls_name, ..accepted });
+    let client = Tracked::new(Transport::Tls(Box::new(tls)), conn);
     if h2 {
         tokio::spawn(gate.serve_h2(client));
     } else {
         tokio::spawn(gate.serve(client));
     }
-}
-
-/// A client that vanished without a word is found by the kernel: idle, by probes; busy, because it
-/// acknowledges nothing.
-fn set_up(tcp: &TcpStream, timing: &Timing) -> io::Result<()> {
-    tcp.set_nodelay(true)?;
-    let seconds = |duration: Duration| u32::try_from(duration.as_secs().max(1)).unwrap_or(u32::MAX);
-    let user_timeout = u32::try_from(timing.tcp_user_timeout.as_millis()).unwrap_or(u32::MAX);
-    setsockopt(tcp, sockopt::TcpUserTimeout, &user_timeout)?;
-    setsockopt(tcp, sockopt::KeepAlive, &true)?;
-    setsockopt(tcp, sockopt::TcpKeepIdle, &seconds(timing.tcp_keepalive))?;
-    setsockopt(tcp, sockopt::TcpKeepInterval, &seconds(timing.tcp_keepalive / KEEPALIVE_PROBES))?;
-    setsockopt(tcp, sockopt::TcpKeepCount, &KEEPALIVE_PROBES)?;
-    Ok(())
 }

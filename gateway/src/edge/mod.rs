@@ -1,13 +1,15 @@
 //! The edge: from an accepted connection to a request at a sprite, or to an error that helps.
 //!
 //! ```text
-//!  listen ─▶ gate ─▶ [head: judged, cut] ─▶ admit ─▶ Pingora ─▶ proxy (phases) ─▶ sprite
-//!               │                            route, authorize, hold
-//!               └─ HTTP/2 ────────────────▶ Pingora ─▶ proxy ─▶ admit ─▶ sprite
+//!  listen ─▶ gate ─▶ [head: judged, cut] ─▶ admit ─▶ exchange (as it stands) ─▶ sprite, tunnel
+//!               │                             │ route, authorize, hold
+//!               │                             └─────▶ Pingora ─▶ proxy (phases) ─▶ sprite, api, refusal
+//!               └─ HTTP/2 ──────────────────────────▶ Pingora ─▶ proxy ─▶ admit ─▶ sprite
 //! ```
 //!
-//! HTTP/1 requests are held before Pingora is entered: a held request then costs a small task and a
-//! small buffer. HTTP/2 streams are held in Pingora's request filter. Both go through one `admit`.
+//! HTTP/1 requests are held before anything else is entered: a held request then costs a small task and a
+//! small buffer. An HTTP/1.1 request is relayed as it stands; Pingora serves what has to be translated (HTTP/2,
+//! HTTP/1.0, gRPC) and what is answered here. All go through one `admit`.
 
 mod access;
 pub(crate) mod admit;
@@ -15,6 +17,7 @@ pub(crate) mod answering;
 mod attempt;
 mod chunks;
 pub(crate) mod ctx;
+mod exchange;
 mod gate;
 mod head;
 pub(crate) mod headers;
@@ -27,6 +30,7 @@ pub(crate) mod respond;
 mod tracked;
 mod transport;
 mod tunnel;
+mod wire;
 
 use std::sync::Arc;
 

@@ -22,12 +22,12 @@ use tracing::debug;
 use super::{
     Edge,
     access::{self, Line},
-    admit::{Admission, Facts, Next, Prepared, admit, identity},
+    admit::{Admission, Facts, Next, Prepared, admit},
     answering::{SPRITE_VERSION, TIMING_WANTED, write_answer},
     attempt,
     ctx::{RequestCtx, UpstreamTry},
     headers::{self, Told},
-    request::{h2_host, host_of, is_grpc, port_of, wants_page},
+    request::{h2_host, host_of, is_grpc, wants_page},
     request_id,
     respond::{EdgeError, Shape, answer},
     tracked::conn_of,
@@ -76,13 +76,9 @@ impl EdgeProxy {
             .iter()
             .map(|v| v.as_bytes().to_vec())
             .collect();
+        let lines: Vec<&[u8]> = authorization.iter().map(Vec::as_slice).collect();
         let request_id = ctx.request_id.clone();
-        let facts = Facts {
-            host: &host,
-            target: &target,
-            authorization: authorization.iter().map(Vec::as_slice).collect(),
-            request_id: &request_id,
-        };
+        let facts = Facts { host: &host, target: &target, authorization: &lines, request_id: &request_id };
         let gone = async {
             match session.watch_h2_stream_close() {
                 // Both a reset and a lost connection mean that nobody waits any more.
@@ -220,16 +216,7 @@ impl ProxyHttp for EdgeProxy {
     ) -> pingora::Result<()> {
         let (Some(forward), Some(conn)) = (&ctx.forward, &ctx.conn) else { return Ok(()) };
         let host = host_of(session.req_header()).to_owned();
-        let (organization, entered_as) = identity(&forward.allowed);
-        let told = Told {
-            client: conn.peer().ip(),
-            scheme: if conn.is_tls() { "https" } else { "http" },
-            port: port_of(&host).unwrap_or(conn.local().port()),
-            host: &host,
-            request_id: &ctx.request_id,
-            organization: organization.map(ids::OrgSlug::as_str),
-            entered_as,
-        };
+        let told = Told::of(conn, forward, &host, &ctx.request_id);
         headers::to_sprite(request, &told)?;
         if let Some(path) = &forward.path {
             request.set_raw_path(path.as_bytes())?;

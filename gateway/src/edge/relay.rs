@@ -20,7 +20,7 @@ use tokio::{
 const CHUNK_BYTES: usize = 16 * 1024;
 /// When one side has ended, how long the other may be silent until it counts as ended too: long enough
 /// for a last echo or a close, short enough not to hold a sprite for a client that is gone (T28).
-const LAST_WORDS: Duration = Duration::from_secs(1);
+pub(super) const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// How many bytes went which way.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]

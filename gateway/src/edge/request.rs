@@ -6,8 +6,12 @@ use super::respond::EdgeError;
 
 /// Whether it needs HTTP/2 all the way. (`application/grpc-web` is made for HTTP/1.)
 pub(super) fn is_grpc(request: &RequestHeader) -> bool {
-    let content_type = request.headers.get(http::header::CONTENT_TYPE).map(http::HeaderValue::as_bytes);
-    let rest = content_type.and_then(|value| value.strip_prefix(b"application/grpc"));
+    let content_type = request.headers.get(http::header::CONTENT_TYPE);
+    content_type.is_some_and(|value| is_grpc_type(value.as_bytes()))
+}
+
+pub(super) fn is_grpc_type(content_type: &[u8]) -> bool {
+    let rest = content_type.strip_prefix(b"application/grpc");
     rest.is_some_and(|rest| matches!(rest.first(), None | Some(b'+' | b';' | b' ')))
 }
 

@@ -7,7 +7,10 @@
 
 use std::{
     any::Any,
-    fmt, io,
+    fmt,
+    future::poll_fn,
+    io,
+    mem::MaybeUninit,
     os::fd::{AsRawFd, RawFd},
     pin::Pin,
     sync::Arc,
@@ -17,6 +20,7 @@ use std::{
 
 use async_trait::async_trait;
 use bytes::{Buf, Bytes, BytesMut};
+use nix::sys::socket::{setsockopt, sockopt};
 use pingora::{
     http::ResponseHeader,
     protocols::{
@@ -24,9 +28,13 @@ use pingora::{
         TimingDigest, UniqueID, raw_connect::ProxyDigest,
     },
 };
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 
-use super::{chunks::Chunks, head::Framing, transport::Transport};
+use super::{
+    chunks::{Chunks, Sender},
+    head::Framing,
+    transport::Transport,
+};
 use crate::ledger::Conn;
 
 /// The largest beginning of an answer that is kept for the rest.
@@ -51,13 +59,63 @@ enum Limit {
 pub(crate) struct Tracked {
     transport: Transport,
     conn: Arc<Conn>,
-    digest: Arc<ProxyDigest>,
     /// Read from the socket, not yet given to the reader.
-    ahead: BytesMut,
+    ahead: Ahead,
     limit: Limit,
     answer: AnswerHead,
     farewell: Option<Pin<Box<tokio::time::Sleep>>>,
     h2: bool,
+}
+
+/// Bytes that came before somebody wanted them. Empty, it has no room either: idle connections are many.
+#[derive(Default)]
+pub(crate) struct Ahead {
+    bytes: Vec<u8>,
+    at: usize,
+}
+
+impl Ahead {
+    fn as_slice(&self) -> &[u8] {
+        &self.bytes[self.at..]
+    }
+
+    fn len(&self) -> usize {
+        self.bytes.len() - self.at
+    }
+
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    fn push(&mut self, bytes: &[u8]) {
+        if self.bytes.is_empty() {
+            self.bytes.reserve_exact(bytes.len());
+        }
+        self.bytes.extend_from_slice(bytes);
+    }
+
+    fn advance(&mut self, count: usize) {
+        self.at += count;
+        if self.is_empty() {
+            *self = Self::default();
+        }
+    }
+
+    /// Takes the first bytes out; all of them without a copy.
+    fn take(&mut self, count: usize) -> Vec<u8> {
+        if self.at == 0 && count == self.bytes.len() {
+            return std::mem::take(&mut self.bytes);
+        }
+        let taken = self.as_slice()[..count].to_vec();
+        self.advance(count);
+        taken
+    }
+
+    /// Puts bytes before all others.
+    fn put_back(&mut self, mut bytes: Vec<u8>) {
+        bytes.extend_from_slice(self.as_slice());
+        *self = Self { bytes, at: 0 };
+    }
 }
 
 /// The first bytes of an answer wait for the next ones, or for a flush, and leave together with them:
@@ -72,19 +130,16 @@ enum AnswerHead {
 }
 
 impl Tracked {
-    pub(crate) fn new(transport: Transport, conn: Arc<Conn>) -> io::Result<Self> {
-        let header = ResponseHeader::build(200, Some(0)).map_err(io::Error::other)?;
-        let digest = Arc::new(ProxyDigest::new(Box::new(header), Some(Box::new(conn.clone()))));
-        Ok(Self {
+    pub(crate) fn new(transport: Transport, conn: Arc<Conn>) -> Self {
+        Self {
             transport,
             conn,
-            digest,
-            ahead: BytesMut::new(),
+            ahead: Ahead::default(),
             limit: Limit::Open,
             answer: AnswerHead::Sent,
             farewell: None,
             h2: false,
-        })
+        }
     }
 
     pub(crate) const fn conn(&self) -> &Arc<Conn> {
@@ -93,7 +148,27 @@ impl Tracked {
 
     /// What has been read and not yet been given out.
     pub(crate) fn ahead(&self) -> &[u8] {
-        &self.ahead
+        self.ahead.as_slice()
+    }
+
+    /// Takes the first bytes of [`Tracked::ahead`] out.
+    pub(super) fn take_ahead(&mut self, count: usize) -> Vec<u8> {
+        self.ahead.take(count)
+    }
+
+    /// Forgets the first bytes of [`Tracked::ahead`].
+    pub(super) fn skip_ahead(&mut self, count: usize) {
+        self.ahead.advance(count);
+    }
+
+    /// Gives bytes back that were read, to be read next.
+    pub(super) fn put_back(&mut self, bytes: Vec<u8>) {
+        self.ahead.put_back(bytes);
+    }
+
+    /// Keeps bytes that were read for later.
+    pub(super) fn keep_ahead(&mut self, bytes: &[u8]) {
+        self.ahead.push(bytes);
     }
 
     /// From now on this is an HTTP/2 connection.
@@ -105,18 +180,61 @@ impl Tracked {
     pub(crate) fn admit_request(&mut self, head_bytes: usize, framing: Framing) {
         self.limit = match framing {
             Framing::Length(length) => Limit::Length(length.saturating_add(head_bytes as u64)),
-            Framing::Chunked => Limit::Chunked { head: head_bytes, body: Chunks::default() },
-            // Those take another way, and hold nothing back there.
-            Framing::Upgrade => Limit::Open,
+            Framing::Chunked => Limit::Chunked { head: head_bytes, body: Chunks::new(Sender::Client) },
+            // One that is granted takes another way. A refused one has no body.
+            Framing::Upgrade => Limit::Length(head_bytes as u64),
         };
         self.answer = AnswerHead::Awaited;
     }
 
-    /// Forgets the head, and lets the reader have everything behind it. What is written is not kept back.
-    pub(crate) fn admit_tunnel(&mut self, head_bytes: usize) {
-        self.ahead.advance(head_bytes);
+    /// Lets the reader have everything, and keeps nothing back of what is written.
+    pub(super) fn admit_all(&mut self) {
         self.limit = Limit::Open;
         self.answer = AnswerHead::Sent;
+    }
+
+    /// Reads from the socket, past everything that was read ahead.
+    pub(super) fn poll_receive(
+        &mut self,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
+        std::task::ready!(self.transport.poll_read(cx, buf))?;
+        self.conn.note_received(buf.filled().len() - before);
+        Poll::Ready(Ok(()))
+    }
+
+    /// Writes to the socket at once.
+    pub(super) fn poll_send(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let sent = std::task::ready!(self.transport.poll_write(cx, bytes))?;
+        self.conn.note_sent(sent);
+        Poll::Ready(Ok(sent))
+    }
+
+    /// Sees to it that what was written leaves. (TLS may keep a part of a record.)
+    pub(super) fn poll_send_rest(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.transport.poll_flush(cx)
+    }
+
+    /// Closes after an answer. If more of what the client sends is unread, it is read for a while: closing
+    /// at once would reset the connection, and the client might lose the answer (RFC 9112 §9.6).
+    pub(super) async fn close(mut self, more_comes: bool) {
+        self.admit_all();
+        if more_comes || !self.ahead.is_empty() {
+            self.limit = Limit::Length(u64::MAX);
+        } else if matches!(self.transport, Transport::Plain(_)) {
+            return;
+        }
+        // The peer may be gone already; either way there is nothing more to do.
+        let _closed = tokio::time::timeout(FAREWELL * 2, AsyncWriteExt::shutdown(&mut self)).await;
+    }
+
+    /// Breaks the connection so that the client can't take what it got for the whole.
+    pub(super) fn reset(self) {
+        let at_once = libc::linger { l_onoff: 1, l_linger: 0 };
+        // Without it the client sees an end, which is the best that is left.
+        let _set = setsockopt(self.transport.tcp(), sockopt::Linger, &at_once);
     }
 
     /// Waits for more bytes and keeps them; 0 when the client has ended.
@@ -124,27 +242,18 @@ impl Tracked {
     /// # Cancel safety
     /// Cancel safe: what was read is kept.
     pub(crate) async fn fill(&mut self) -> io::Result<usize> {
-        let Self { transport, conn, ahead, .. } = self;
-        let read = match transport {
-            Transport::Plain(tcp) => loop {
-                // Who waits for bytes holds no room for them.
-                if ahead.is_empty() {
-                    *ahead = BytesMut::new();
-                }
-                tcp.readable().await?;
-                ahead.reserve(READ_AHEAD_BYTES);
-                match tcp.try_read_buf(ahead) {
-                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                    read => break read?,
-                }
-            },
-            Transport::Tls(tls) => {
-                ahead.reserve(READ_AHEAD_BYTES);
-                tls.read_buf(ahead).await?
-            }
-        };
-        conn.note_received(read);
-        Ok(read)
+        poll_fn(|cx| self.poll_fill(cx)).await
+    }
+
+    /// Reads what there is onto the stack and keeps exactly that: who waits for bytes holds no room for them.
+    pub(super) fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        let mut bytes = [MaybeUninit::uninit(); READ_AHEAD_BYTES];
+        let mut buf = ReadBuf::uninit(&mut bytes);
+        std::task::ready!(self.transport.poll_read(cx, &mut buf))?;
+        let read = buf.filled();
+        self.ahead.push(read);
+        self.conn.note_received(read.len());
+        Poll::Ready(Ok(read.len()))
     }
 
     /// Writes a last answer, and closes once the client has had time to read it.
@@ -156,7 +265,7 @@ impl Tracked {
     }
 
     /// Moves from the buffer what the reader may have.
-    fn give_ahead(&mut self, buf: &mut ReadBuf<'_>) {
+    fn give_ahead(&mut self, buf: &mut ReadBuf<'_>) -> io::Result<()> {
         let wanted = buf.remaining().min(self.ahead.len());
         let allowed = match &mut self.limit {
             Limit::Open => wanted,
@@ -170,17 +279,15 @@ impl Tracked {
                 *head -= of_head;
                 if *head > 0 {
                     of_head
-                } else if let Ok(of_body) = body.take(&self.ahead[of_head..wanted]) {
-                    of_head + of_body
                 } else {
-                    // The reader will find the same fault and say so; there is no next request then.
-                    self.limit = Limit::Open;
-                    wanted
+                    let of_body = body.take(&self.ahead.as_slice()[of_head..wanted]);
+                    of_head + of_body.map_err(|_| malformed())?
                 }
             }
         };
-        buf.put_slice(&self.ahead[..allowed]);
+        buf.put_slice(&self.ahead.as_slice()[..allowed]);
         self.ahead.advance(allowed);
+        Ok(())
     }
 
     const fn request_is_over(&self) -> bool {
@@ -255,7 +362,7 @@ impl Tracked {
         if enough.as_mut().poll(cx).is_ready() {
             return Poll::Ready(Ok(()));
         }
-        let mut forgotten = [std::mem::MaybeUninit::uninit(); 16 * 1024];
+        let mut forgotten = [MaybeUninit::uninit(); 16 * 1024];
         loop {
             let mut buf = ReadBuf::uninit(&mut forgotten);
             std::task::ready!(self.transport.poll_read(cx, &mut buf))?;
@@ -271,14 +378,14 @@ impl Tracked {
             if self.ahead.len() >= READ_AHEAD_BYTES {
                 return Poll::Pending;
             }
-            let mut bytes = [std::mem::MaybeUninit::uninit(); 1024];
+            let mut bytes = [MaybeUninit::uninit(); 1024];
             let mut buf = ReadBuf::uninit(&mut bytes);
             std::task::ready!(self.transport.poll_read(cx, &mut buf))?;
             if buf.filled().is_empty() {
                 return Poll::Ready(Ok(()));
             }
             self.conn.note_received(buf.filled().len());
-            self.ahead.extend_from_slice(buf.filled());
+            self.ahead.push(buf.filled());
         }
     }
 
@@ -305,15 +412,10 @@ impl Tracked {
             }
             Limit::Chunked { body, .. } => {
                 std::task::ready!(self.transport.poll_read(cx, buf))?;
-                match body.take(&buf.filled()[before..]) {
-                    Ok(taken) => {
-                        self.ahead.extend_from_slice(&buf.filled()[before + taken..]);
-                        self.conn.note_received(buf.filled().len() - before - taken);
-                        buf.set_filled(before + taken);
-                    }
-                    // As above.
-                    Err(_) => self.limit = Limit::Open,
-                }
+                let taken = body.take(&buf.filled()[before..]).map_err(|_| malformed())?;
+                self.ahead.push(&buf.filled()[before + taken..]);
+                self.conn.note_received(buf.filled().len() - before - taken);
+                buf.set_filled(before + taken);
             }
         }
         self.conn.note_received(buf.filled().len() - before);
@@ -328,8 +430,7 @@ impl AsyncRead for Tracked {
             return this.poll_idle(cx);
         }
         if !this.ahead.is_empty() {
-            this.give_ahead(buf);
-            return Poll::Ready(Ok(()));
+            return Poll::Ready(this.give_ahead(buf));
         }
         this.poll_direct(cx, buf)
     }
@@ -411,7 +512,8 @@ impl GetTimingDigest for Tracked {
 
 impl GetProxyDigest for Tracked {
     fn get_proxy_digest(&self) -> Option<Arc<ProxyDigest>> {
-        Some(self.digest.clone())
+        let header = ResponseHeader::build(200, Some(0)).ok()?;
+        Some(Arc::new(ProxyDigest::new(Box::new(header), Some(Box::new(self.conn.clone())))))
     }
 }
 
@@ -419,6 +521,10 @@ impl GetSocketDigest for Tracked {
     fn get_socket_digest(&self) -> Option<Arc<SocketDigest>> {
         None
     }
+}
+
+fn malformed() -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, "the chunks of the body are malformed")
 }
 
 /// The ledger's entry of the connection that a Pingora session came over.

@@ -33,6 +33,13 @@ impl Transport {
         }
     }
 
+    pub(super) fn poll_write(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        match self {
+            Self::Plain(tcp) => Pin::new(tcp).poll_write(cx, bytes),
+            Self::Tls(tls) => Pin::new(tls).poll_write(cx, bytes),
+        }
+    }
+
     pub(super) fn poll_write_vectored(
         &mut self,
         cx: &mut Context<'_>,

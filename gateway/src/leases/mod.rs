@@ -176,6 +176,14 @@ impl Leases {
         published.fold((0, 0), |(leases, sockets), upstream| (leases + 1, sockets + upstream.open_sockets()))
     }
 
+    /// Closes connections into sprites that nobody has used for `most_idle`.
+    pub(crate) fn sweep(&self, most_idle: Duration) {
+        let now = self.shared.clock.now();
+        for upstream in self.slots.iter().filter_map(|slot| slot.published()) {
+            upstream.sweep(now, most_idle);
+        }
+    }
+
     /// Everyone who waits is told `error`.
     pub(crate) fn fail_waiting(&self, error: &EdgeError) {
         for slot in self.all() {

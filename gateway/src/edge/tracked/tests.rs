@@ -1,6 +1,9 @@
 //! Against real sockets on loopback.
 
-use tokio::net::{TcpListener, TcpStream};
+use tokio::{
+    io::AsyncReadExt,
+    net::{TcpListener, TcpStream},
+};
 
 use super::*;
 use crate::{
@@ -15,7 +18,7 @@ async fn pair() -> (TcpStream, Tracked) {
     let ledger = Ledger::new(Clock::start());
     let fd = tcp.as_raw_fd();
     let conn = ledger.enter(Accepted { peer, local: peer, fd, tls: false, tls_name: None });
-    (client, Tracked::new(Transport::Plain(tcp), conn).expect("tracked"))
+    (client, Tracked::new(Transport::Plain(tcp), conn))
 }
 
 async fn pending(tracked: &mut Tracked) -> bool {
