@@ -62,7 +62,13 @@ impl Raw {
     /// # Errors
     /// Refused.
     pub async fn connect(port: u16) -> anyhow::Result<Self> {
-        Ok(Self { stream: TcpStream::connect(("127.0.0.1", port)).await?, read: Vec::new() })
+        Ok(Self::over(TcpStream::connect(("127.0.0.1", port)).await?))
+    }
+
+    /// Takes a connection over.
+    #[must_use]
+    pub const fn over(stream: TcpStream) -> Self {
+        Self { stream, read: Vec::new() }
     }
 
     async fn fill(&mut self) -> std::io::Result<usize> {

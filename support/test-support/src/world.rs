@@ -68,6 +68,8 @@ pub struct Options {
     pub also_listen: Option<String>,
     /// More lines for the `[lifecycle]` of the agent's configuration.
     pub lifecycle: String,
+    /// More lines for the gateway's listeners; `HTTP` in them is the plain port.
+    pub listen: String,
     /// More lines for the agent's configuration.
     pub agent: String,
     /// More lines for the gateway's configuration.
@@ -82,6 +84,7 @@ impl Default for Options {
             holder_ttl: Duration::from_secs(2),
             also_listen: None,
             lifecycle: String::new(),
+            listen: String::new(),
             agent: String::new(),
             gateway: String::new(),
         }
@@ -513,10 +516,11 @@ fn gateway_config(dir: &Path, options: &Options, http: u16, https: u16, admin: u
         options.also_listen.as_ref().map(|address| format!(", \"{address}:{http}\"")).unwrap_or_default();
     format!(
         "domain = \"sprites.localhost\"\n\
-         [listen]\nhttp = [\"127.0.0.1:{http}\"{also}]\nhttps = [\"127.0.0.1:{https}\"]\nadmin = \"127.0.0.1:{admin}\"\n\
+         [listen]\nhttp = [\"127.0.0.1:{http}\"{also}]\nhttps = [\"127.0.0.1:{https}\"]\nadmin = \"127.0.0.1:{admin}\"\n{}\n\
          [public]\nscheme = \"http\"\nport = {http}\n\
          [tls]\ncertificate = {:?}\nkey = {:?}\n\
          [agent]\nsocket = {:?}\n{}\n",
+        options.listen.replace("HTTP", &http.to_string()),
         certs.join("leaf.pem"),
         certs.join("leaf.key"),
         dir.join("state/agent.sock"),

@@ -17,6 +17,7 @@ mod idle;
 mod inside;
 mod proxy;
 mod readiness;
+mod relay;
 mod sdk;
 mod storm;
 mod wake;
