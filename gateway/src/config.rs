@@ -4,8 +4,9 @@
 
 use std::{
     collections::BTreeSet,
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
 
@@ -86,11 +87,19 @@ struct RawListen {
     http: Vec<String>,
     https: Vec<String>,
     admin: String,
+    proxied: Vec<String>,
+    proxies: Vec<String>,
 }
 
 impl Default for RawListen {
     fn default() -> Self {
-        Self { http: vec![HTTP_LISTEN.into()], https: Vec::new(), admin: ADMIN_LISTEN.into() }
+        Self {
+            http: vec![HTTP_LISTEN.into()],
+            https: Vec::new(),
+            admin: ADMIN_LISTEN.into(),
+            proxied: Vec::new(),
+            proxies: Vec::new(),
+        }
     }
 }
 
@@ -191,8 +200,46 @@ pub(crate) struct Listen {
     pub(crate) http: Vec<SocketAddr>,
     pub(crate) https: Vec<SocketAddr>,
     pub(crate) admin: SocketAddr,
+    /// Those of `http` and `https` on which every connection begins with a header of the PROXY protocol.
+    pub(crate) proxied: Vec<SocketAddr>,
+    /// Who may connect to those.
+    pub(crate) proxies: Arc<[Network]>,
     /// There if `https` is not empty.
     pub(crate) tls: Option<Tls>,
+}
+
+/// Addresses with a common beginning.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Network {
+    address: IpAddr,
+    prefix: u8,
+}
+
+impl Network {
+    /// Reads `192.0.2.0/24`, or one address.
+    fn parse(text: &str) -> Option<Self> {
+        let (address, prefix) =
+            text.split_once('/').map_or((text, None), |(address, prefix)| (address, Some(prefix)));
+        let address: IpAddr = address.parse().ok()?;
+        let longest = if address.is_ipv4() { 32 } else { 128 };
+        let prefix = prefix.map_or(Some(longest), |prefix| prefix.parse().ok())?;
+        (prefix <= longest).then_some(Self { address, prefix })
+    }
+
+    pub(crate) fn contains(&self, address: IpAddr) -> bool {
+        // A client of IPv4 on a socket of IPv6 is the same client.
+        match (self.address, address.to_canonical()) {
+            (IpAddr::V4(ours), IpAddr::V4(other)) => {
+                let differ = u32::from(ours) ^ u32::from(other);
+                differ.checked_shr(32 - u32::from(self.prefix)).unwrap_or(0) == 0
+            }
+            (IpAddr::V6(ours), IpAddr::V6(other)) => {
+                let differ = u128::from(ours) ^ u128::from(other);
+                differ.checked_shr(128 - u32::from(self.prefix)).unwrap_or(0) == 0
+            }
+            (IpAddr::V4(_), IpAddr::V6(_)) | (IpAddr::V6(_), IpAddr::V4(_)) => false,
+        }
+    }
 }
 
 /// Files in PEM form.
@@ -298,8 +345,24 @@ fn listen(raw: &RawListen, tls: Option<RawTls>) -> Result<Listen, ConfigError> {
     if !https.is_empty() && tls.is_none() {
         return Err(bad("listen.https", "needs tls.certificate and tls.key"));
     }
+    let proxied = all("listen.proxied", &raw.proxied)?;
+    if let Some(unknown) = proxied.iter().find(|address| !http.contains(address) && !https.contains(address))
+    {
+        return Err(bad(
+            "listen.proxied",
+            format!("{unknown} is neither in listen.http nor in listen.https"),
+        ));
+    }
+    let network = |text: &String| {
+        let reason = || format!("{text:?} is neither an address nor a network such as \"10.0.0.0/8\"");
+        Network::parse(text).ok_or_else(|| bad("listen.proxies", reason()))
+    };
+    let proxies = raw.proxies.iter().map(network).collect::<Result<_, _>>()?;
+    if raw.proxies.is_empty() != proxied.is_empty() {
+        return Err(bad("listen.proxies", "is needed by listen.proxied, and by nothing else"));
+    }
     let tls = tls.filter(|_| !https.is_empty()).map(|tls| Tls { certificate: tls.certificate, key: tls.key });
-    Ok(Listen { http, https, admin: address("listen.admin", &raw.admin)?, tls })
+    Ok(Listen { http, https, admin: address("listen.admin", &raw.admin)?, proxied, proxies, tls })
 }
 
 fn public(domain: Option<String>, raw: RawPublic, listen: &Listen) -> Result<Public, ConfigError> {
@@ -414,6 +477,10 @@ mod tests {
             ("[listen]\nhttp = [\"8080\"]", "listen.http"),
             ("[listen]\nhttp = []", "listen"),
             ("[listen]\nhttps = [\"127.0.0.1:1\"]", "listen.https"),
+            ("[listen]\nproxied = [\"127.0.0.1:1\"]\nproxies = [\"::1\"]", "listen.proxied"),
+            ("[listen]\nproxied = [\"127.0.0.1:8080\"]", "listen.proxies"),
+            ("[listen]\nproxied = [\"127.0.0.1:8080\"]\nproxies = [\"10.0.0.0/33\"]", "listen.proxies"),
+            ("[listen]\nproxies = [\"127.0.0.1\"]", "listen.proxies"),
             ("[public]\nscheme = \"ftp\"", "public.scheme"),
             ("[public]\nreserved_ports = [0]", "public.reserved_ports"),
             ("[limits]\nheld_in_all = 0", "limits.held_in_all"),
@@ -424,5 +491,17 @@ mod tests {
             let error = parse(text).expect_err(text);
             assert!(error.contains(key), "{text}: {error}");
         }
+    }
+
+    #[test]
+    fn a_network_contains_what_begins_like_it() {
+        let contains = |network: &str, address: &str| {
+            Network::parse(network).expect(network).contains(address.parse().expect(address))
+        };
+        assert!(contains("10.0.0.0/8", "10.255.1.2") && !contains("10.0.0.0/8", "11.0.0.0"));
+        assert!(contains("192.0.2.1", "192.0.2.1") && !contains("192.0.2.1", "192.0.2.0"));
+        assert!(contains("192.0.2.1", "::ffff:192.0.2.1") && contains("0.0.0.0/0", "8.8.8.8"));
+        assert!(contains("2001:db8::/32", "2001:db8:1::") && !contains("2001:db8::/32", "2001:db9::"));
+        assert!(!contains("::/0", "127.0.0.1"));
     }
 }

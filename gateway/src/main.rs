@@ -168,11 +168,11 @@ fn raise_descriptor_limit() {
 fn bind(settings: &Settings, tls: Option<TlsAcceptor>) -> anyhow::Result<Vec<Listener>> {
     let mut listeners = Vec::new();
     for address in &settings.listen.http {
-        listeners.push(Listener::plain(*address, &settings.timing).context("listen.http")?);
+        listeners.push(Listener::bind(*address, settings, None).context("listen.http")?);
     }
     if let Some(tls) = tls {
         for address in &settings.listen.https {
-            listeners.push(Listener::tls(*address, &settings.timing, tls.clone()).context("listen.https")?);
+            listeners.push(Listener::bind(*address, settings, Some(tls.clone())).context("listen.https")?);
         }
     }
     Ok(listeners)

@@ -12,11 +12,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use pingora::{
-    apps::{HttpServerApp, ServerApp},
-    protocols::{Stream, http::ServerSession},
-    proxy::HttpProxy,
-};
+use pingora::{apps::HttpServerApp, protocols::http::ServerSession, proxy::HttpProxy};
 use tokio::{
     sync::watch,
     time::{Sleep, sleep, timeout, timeout_at},
@@ -28,6 +24,7 @@ use super::{
     admit::{Facts, Prepared, admit},
     answering,
     exchange::{self, After},
+    h2,
     head::{self, HeadError, MAX_AUTHORIZATIONS, Request},
     proxy::EdgeProxy,
     request_id,
@@ -80,11 +77,8 @@ impl Gate {
     }
 
     /// Serves a connection that is known to speak HTTP/2.
-    pub(crate) async fn serve_h2(self, mut client: Tracked) {
-        client.become_h2();
-        let stream: Stream = Box::new(client);
-        let none = self.proxy.process_new(stream, &self.draining).await;
-        debug_assert!(none.is_none(), "an HTTP/2 connection is served to its end");
+    pub(crate) async fn serve_h2(self, client: Tracked) {
+        h2::serve(self, client).await;
     }
 
     /// Looks at the first bytes without taking them (B6).
@@ -130,9 +124,10 @@ impl Gate {
     /// Waits for the next request's head.
     async fn next_request(&self, client: &mut Tracked, idle: Pin<&mut Sleep>) -> Result<Request, NoHead> {
         let max = self.edge.settings.limits.header_bytes;
-        if client.ahead().is_empty() {
-            self.first_bytes(client, idle).await?;
-        } else if !client.conn().begin_request() {
+        if !client.conn().end_request()
+            || (client.ahead().is_empty() && !self.first_bytes(client, idle).await)
+            || !client.conn().begin_request()
+        {
             return Err(NoHead::Closed);
         }
         // Made when the head does not come at once. One deadline for all of it, however it drips (B8).
@@ -159,13 +154,10 @@ impl Gate {
 
     /// Waits while the connection is idle, for as long as it may be. The timer is left running from request to
     /// request: whenever it rings, it is set anew for what is left.
-    async fn first_bytes(&self, client: &mut Tracked, mut idle: Pin<&mut Sleep>) -> Result<(), NoHead> {
-        if !client.conn().end_request() {
-            return Err(NoHead::Closed);
-        }
-        let since = tokio::time::Instant::now();
-        let until = since + self.edge.settings.timing.keepalive_idle;
-        let came = poll_fn(|cx| {
+    /// False if nothing came.
+    async fn first_bytes(&self, client: &mut Tracked, mut idle: Pin<&mut Sleep>) -> bool {
+        let until = tokio::time::Instant::now() + self.edge.settings.timing.keepalive_idle;
+        poll_fn(|cx| {
             if let Poll::Ready(read) = client.poll_fill(cx) {
                 return Poll::Ready(matches!(read, Ok(1..)));
             }
@@ -176,8 +168,8 @@ impl Gate {
                 idle.as_mut().reset(until);
             }
             Poll::Pending
-        });
-        if came.await && client.conn().begin_request() { Ok(()) } else { Err(NoHead::Closed) }
+        })
+        .await
     }
 
     /// Decides about one request and has it served, by us or by Pingora.

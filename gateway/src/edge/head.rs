@@ -353,7 +353,7 @@ impl<'a> Fields<'a> {
             match name {
                 Name::Host => once(&mut fields.host, value, "there is more than one Host header")?,
                 Name::ContentLength => {
-                    once(&mut fields.content_length, value, "there is more than one Content-Length header")?
+                    once(&mut fields.content_length, value, "there is more than one Content-Length header")?;
                 }
                 Name::TransferEncoding => once(
                     &mut fields.transfer_encoding,

@@ -20,15 +20,19 @@ use tokio::{
 use tokio_rustls::TlsAcceptor;
 use tracing::{debug, info, warn};
 
-use super::{Edge, gate::Gate, proxy::EdgeProxy, tracked::Tracked, transport::Transport};
+use super::{
+    Edge,
+    gate::Gate,
+    proxied::{self, Behalf},
+    proxy::EdgeProxy,
+    tracked::Tracked,
+    transport::Transport,
+};
 use crate::{
-    config::{Timing, Tls},
+    config::{Network, Settings, Timing, Tls},
     ledger::Accepted,
 };
-use pingora::{
-    apps::HttpServerOptions, protocols::http::v2::server::default_h2_options, proxy::HttpProxy,
-    server::configuration::ServerConf,
-};
+use pingora::{proxy::HttpProxy, server::configuration::ServerConf};
 
 /// How long a TLS handshake may take.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -37,8 +41,6 @@ const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 const BACKLOG: u32 = 4096;
 /// The pause after an accept that failed for want of descriptors or memory.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
-/// A sprite's web server, a browser's tabs: more streams on one connection are more connections.
-const H2_STREAMS: u32 = 250;
 /// Idle connections to sprites kept by each worker; each is closed after `upstream_idle_ms` anyway.
 const POOL_PER_THREAD: usize = 4096;
 /// Probes before a silent client is given up.
@@ -61,6 +63,8 @@ pub(crate) enum ListenError {
 pub(crate) struct Listener {
     tcp: TcpListener,
     tls: Option<TlsAcceptor>,
+    /// Who may connect, if all connections come from load balancers that say for whom.
+    proxies: Option<Arc<[Network]>>,
 }
 
 impl std::fmt::Debug for Listener {
@@ -70,12 +74,15 @@ impl std::fmt::Debug for Listener {
 }
 
 impl Listener {
-    pub(crate) fn plain(address: SocketAddr, timing: &Timing) -> Result<Self, ListenError> {
-        Ok(Self { tcp: bind(address, timing)?, tls: None })
-    }
-
-    pub(crate) fn tls(address: SocketAddr, timing: &Timing, tls: TlsAcceptor) -> Result<Self, ListenError> {
-        Ok(Self { tcp: bind(address, timing)?, tls: Some(tls) })
+    /// Binds a port for plain connections, or for TLS.
+    pub(crate) fn bind(
+        address: SocketAddr,
+        settings: &Settings,
+        tls: Option<TlsAcceptor>,
+    ) -> Result<Self, ListenError> {
+        let listen = &settings.listen;
+        let proxies = listen.proxied.contains(&address).then(|| listen.proxies.clone());
+        Ok(Self { tcp: bind(address, &settings.timing)?, tls, proxies })
     }
 
     /// Where it listens: the port, if the system chose it.
@@ -163,13 +170,6 @@ fn pingora_proxy(edge: &Arc<Edge>) -> HttpProxy<EdgeProxy> {
         ..ServerConf::default()
     };
     let mut proxy = HttpProxy::new(EdgeProxy { edge: edge.clone() }, Arc::new(conf));
-    let mut options = HttpServerOptions::default();
-    options.h2_idle_timeout = Some(edge.settings.timing.keepalive_idle);
-    proxy.server_options = Some(options);
-    let mut h2 = default_h2_options();
-    h2.max_concurrent_streams(H2_STREAMS);
-    h2.max_header_list_size(u32::try_from(edge.settings.limits.header_bytes).unwrap_or(u32::MAX));
-    proxy.h2_options = Some(h2);
     proxy.handle_init_modules();
     proxy
 }
@@ -186,11 +186,15 @@ async fn accept(listener: Listener, gate: Gate, mut draining: watch::Receiver<bo
             Ok((tcp, peer)) => {
                 let accepted = Accepted { peer, local, fd: tcp.as_raw_fd(), tls: false, tls_name: None };
                 // The ledger owns these: every open connection is entered there, and a drain waits for all.
-                if let Some(acceptor) = &listener.tls {
-                    tokio::spawn(shake_hands(tcp, accepted, acceptor.clone(), gate.clone()));
-                } else {
-                    let conn = gate.edge.ledger.enter(accepted);
-                    tokio::spawn(gate.clone().serve(Tracked::new(Transport::Plain(tcp), conn)));
+                match (&listener.proxies, &listener.tls) {
+                    (None, None) => serve_plain(tcp, accepted, gate.clone()),
+                    (None, Some(tls)) => {
+                        tokio::spawn(shake_hands(tcp, accepted, tls.clone(), gate.clone()));
+                    }
+                    (Some(proxies), tls) if proxies.iter().any(|network| network.contains(peer.ip())) => {
+                        tokio::spawn(hear_for_whom(tcp, accepted, tls.clone(), gate.clone()));
+                    }
+                    (Some(_), _) => debug!(%peer, "It may not connect here: see listen.proxies"),
                 }
             }
             Err(error) => {
@@ -200,6 +204,26 @@ async fn accept(listener: Listener, gate: Gate, mut draining: watch::Receiver<bo
         }
     }
     info!(address = %local, "No longer listening");
+}
+
+fn serve_plain(tcp: TcpStream, accepted: Accepted, gate: Gate) {
+    let conn = gate.edge.ledger.enter(accepted);
+    tokio::spawn(gate.serve(Tracked::new(Transport::Plain(tcp), conn)));
+}
+
+/// Hears from a load balancer for whom it has connected, and serves that client.
+async fn hear_for_whom(mut tcp: TcpStream, accepted: Accepted, tls: Option<TlsAcceptor>, gate: Gate) {
+    let proxy = accepted.peer;
+    let accepted = match timeout(gate.edge.settings.timing.header_timeout, proxied::read(&mut tcp)).await {
+        Ok(Ok(Behalf::Client { peer, local })) => Accepted { peer, local, ..accepted },
+        Ok(Ok(Behalf::Itself)) => accepted,
+        Ok(Err(error)) => return debug!(%proxy, %error, "A load balancer was not understood"),
+        Err(_) => return debug!(%proxy, "A load balancer did not say for whom it connects"),
+    };
+    match tls {
+        Some(tls) => shake_hands(tcp, accepted, tls, gate).await,
+        None => serve_plain(tcp, accepted, gate),
+    }
 }
 
 /// Shakes hands, and has the connection served by a task of its own, which has not the size of a handshake.

@@ -4,11 +4,10 @@
 //!  listen ─▶ gate ─▶ [head: judged, cut] ─▶ admit ─▶ exchange (as it stands) ─▶ sprite, tunnel
 //!               │                             │ route, authorize, hold
 //!               │                             └─────▶ Pingora ─▶ proxy (phases) ─▶ sprite, api, refusal
-//!               └─ HTTP/2 ──────────────────────────▶ Pingora ─▶ proxy ─▶ admit ─▶ sprite
+//!               └─ h2 ─▶ admit ─▶ Pingora ─▶ proxy ─▶ sprite, api, refusal
 //! ```
 //!
-//! HTTP/1 requests are held before anything else is entered: a held request then costs a small task and a
-//! small buffer. An HTTP/1.1 request is relayed as it stands; Pingora serves what has to be translated (HTTP/2,
+//! Requests are held before anything else is entered: a held one costs a small task and a small buffer. An HTTP/1.1 request is relayed as it stands; Pingora serves what has to be translated (HTTP/2,
 //! HTTP/1.0, gRPC) and what is answered here. All go through one `admit`.
 
 mod access;
@@ -19,9 +18,11 @@ mod chunks;
 pub(crate) mod ctx;
 mod exchange;
 mod gate;
+mod h2;
 mod head;
 pub(crate) mod headers;
 pub(crate) mod listen;
+mod proxied;
 pub(crate) mod proxy;
 mod relay;
 mod request;

@@ -22,13 +22,13 @@ use tracing::debug;
 use super::{
     Edge,
     access::{self, Line},
-    admit::{Admission, Facts, Next, Prepared, admit},
+    admit::{Admission, Next, Prepared},
     answering::{SPRITE_VERSION, TIMING_WANTED, write_answer},
     attempt,
     ctx::{RequestCtx, UpstreamTry},
+    h2::Handed,
     headers::{self, Told},
-    request::{h2_host, host_of, is_grpc, wants_page},
-    request_id,
+    request::{host_of, is_grpc},
     respond::{EdgeError, Shape, answer},
     tracked::conn_of,
 };
@@ -52,41 +52,18 @@ pub(crate) struct EdgeProxy {
 }
 
 impl EdgeProxy {
-    /// Takes over what was decided before Pingora saw the request (HTTP/1), or decides now (HTTP/2).
-    async fn admission(&self, session: &mut Session, ctx: &mut RequestCtx) -> Option<Admission> {
-        let conn = ctx.conn.clone()?;
-        if let Some(prepared) = conn.take_prepared() {
-            let Prepared { request_id, wants_page, started, admission } = prepared;
-            ctx.request_id = request_id;
-            ctx.wants_page = wants_page;
-            ctx.started = started;
-            return Some(admission);
-        }
-        let request = session.req_header();
-        ctx.request_id = request_id::of(request.headers.get("x-request-id").map(http::HeaderValue::as_bytes));
-        ctx.wants_page = wants_page(request);
-        let host = match h2_host(request) {
-            Ok(host) => host.to_owned(),
-            Err(error) => return Some(refused(error)),
+    /// Takes over what was decided before Pingora saw the request.
+    fn admission(session: &mut Session, ctx: &mut RequestCtx) -> Option<Admission> {
+        let handed = session.req_header_mut().extensions_mut().remove::<Handed>();
+        let prepared = match handed {
+            Some(handed) => handed.take(),
+            None => ctx.conn.as_ref()?.take_prepared(),
         };
-        let target = request.uri.path_and_query().map_or("/", http::uri::PathAndQuery::as_str).to_owned();
-        let authorization: Vec<Vec<u8>> = request
-            .headers
-            .get_all(http::header::AUTHORIZATION)
-            .iter()
-            .map(|v| v.as_bytes().to_vec())
-            .collect();
-        let lines: Vec<&[u8]> = authorization.iter().map(Vec::as_slice).collect();
-        let request_id = ctx.request_id.clone();
-        let facts = Facts { host: &host, target: &target, authorization: &lines, request_id: &request_id };
-        let gone = async {
-            match session.watch_h2_stream_close() {
-                // Both a reset and a lost connection mean that nobody waits any more.
-                Some(closed) => drop(closed.await),
-                None => std::future::pending().await,
-            }
-        };
-        admit(&self.edge, &conn, &facts, gone).await
+        let Prepared { request_id, wants_page, started, admission } = prepared?;
+        ctx.request_id = request_id;
+        ctx.wants_page = wants_page;
+        ctx.started = started;
+        Some(admission)
     }
 
     async fn refuse(
@@ -149,10 +126,8 @@ impl ProxyHttp for EdgeProxy {
         session.set_total_drain_timeout(Some(DRAIN_BODY));
         ctx.conn = conn_of(session.digest());
         ctx.wants_timing = session.req_header().headers.contains_key(TIMING_WANTED);
-        let Some(admission) = self.admission(session, ctx).await else {
-            ctx.abandoned = true;
-            session.set_keepalive(None);
-            return Ok(true);
+        let Some(admission) = Self::admission(session, ctx) else {
+            return Err(failed(ctx, EdgeError::Internal("nothing was decided about a request".into())));
         };
         ctx.class = admission.class;
         ctx.auth_took = admission.auth_took;
@@ -381,15 +356,6 @@ fn failed(ctx: &mut RequestCtx, error: EdgeError) -> Box<Error> {
     let text = error.to_string();
     ctx.error = Some(error);
     Error::explain(ErrorType::InternalError, text)
-}
-
-fn refused(error: EdgeError) -> Admission {
-    Admission {
-        class: Class::Unknown,
-        auth_took: Duration::ZERO,
-        hold_took: Duration::ZERO,
-        next: Next::Refuse(error),
-    }
 }
 
 /// The client's side of the connection is of no use any more.

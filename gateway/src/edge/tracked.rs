@@ -24,8 +24,8 @@ use nix::sys::socket::{setsockopt, sockopt};
 use pingora::{
     http::ResponseHeader,
     protocols::{
-        ALPN, GetProxyDigest, GetSocketDigest, GetTimingDigest, Peek, Shutdown, SocketDigest, Ssl,
-        TimingDigest, UniqueID, raw_connect::ProxyDigest,
+        GetProxyDigest, GetSocketDigest, GetTimingDigest, Peek, Shutdown, SocketDigest, Ssl, TimingDigest,
+        UniqueID, raw_connect::ProxyDigest,
     },
 };
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
@@ -64,7 +64,6 @@ pub(crate) struct Tracked {
     limit: Limit,
     answer: AnswerHead,
     farewell: Option<Pin<Box<tokio::time::Sleep>>>,
-    h2: bool,
 }
 
 /// Bytes that came before somebody wanted them. Empty, it has no room either: idle connections are many.
@@ -138,7 +137,6 @@ impl Tracked {
             limit: Limit::Open,
             answer: AnswerHead::Sent,
             farewell: None,
-            h2: false,
         }
     }
 
@@ -169,11 +167,6 @@ impl Tracked {
     /// Keeps bytes that were read for later.
     pub(super) fn keep_ahead(&mut self, bytes: &[u8]) {
         self.ahead.push(bytes);
-    }
-
-    /// From now on this is an HTTP/2 connection.
-    pub(crate) const fn become_h2(&mut self) {
-        self.h2 = true;
     }
 
     /// Lets the reader have the request with this head, and nothing of the next.
@@ -496,11 +489,7 @@ impl UniqueID for Tracked {
     }
 }
 
-impl Ssl for Tracked {
-    fn selected_alpn_proto(&self) -> Option<ALPN> {
-        self.h2.then_some(ALPN::H2)
-    }
-}
+impl Ssl for Tracked {}
 
 impl Peek for Tracked {}
 
