@@ -10,10 +10,12 @@
 //!    │                        └─────────────────────────────► Lingering ────────┘
 //!    │              linger over: release                          │
 //!    ├────────────────────────────────────────────────────────────┘
-//!    │ revoked                                                    │ revoked in use
-//!    │                                                            ▼
-//!    └──────────────── last use ended: release ───────────── Draining ──wanted──► Acquiring
+//!    │                                              revoked, in use or not
+//!    └──────────────────────────────────────────────── Held, Lingering
 //! ```
+//!
+//! A revoked lease that is in use is *ending* beside all this: it is released when those who relied on it have
+//! ended, whoever waits for the next one meanwhile.
 //!
 //! A *use* is anything that needs the sprite: a held request, a request in flight, an open connection. What
 //! [`Effect::Publish`] said last is what new requests may use without asking anyone.
@@ -108,9 +110,18 @@ enum State<E> {
         /// Since the channel broke: until when the agent keeps the lease without a re-assertion.
         doubt: Option<Moment>,
     },
-    Draining {
-        attempt: Attempt,
-    },
+}
+
+/// Which lease a use relies on: the one after so many revocations.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct Era(u64);
+
+/// A lease that was revoked while it was in use.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Ending {
+    attempt: Attempt,
+    /// Uses that rely on it.
+    uses: u64,
 }
 
 /// `Held` and `Lingering` in the drawing differ in this only.
@@ -129,6 +140,10 @@ pub struct Holder<E, R> {
     /// The newest attempt ever made.
     attempt: Attempt,
     uses: u64,
+    /// Those of them that do not wait, but rely on a lease.
+    relying: u64,
+    era: Era,
+    ending: Option<Ending>,
     /// Uses go on whose lease was lost while the channel was down. They get another one when it is back.
     uncovered: bool,
     refusals: PhantomData<fn() -> R>,
@@ -145,6 +160,9 @@ impl<E: Clone + PartialEq, R> Holder<E, R> {
             state: State::Idle,
             attempt: newest,
             uses: 0,
+            relying: 0,
+            era: Era(0),
+            ending: None,
             uncovered: false,
             refusals: PhantomData,
         }
@@ -163,49 +181,64 @@ impl<E: Clone + PartialEq, R> Holder<E, R> {
     /// requests that are still in line, whose use has long begun.
     pub fn wanted(&mut self, now: Moment) -> Vec<Effect<E, R>> {
         match self.state {
-            // Idle → Acquiring, Draining → Acquiring
-            State::Idle | State::Draining { .. } => self.acquire(now),
+            // Idle → Acquiring
+            State::Idle => self.acquire(now),
             State::Acquiring { .. } | State::Held { .. } => Vec::new(),
         }
     }
 
-    /// Something needs the sprite no longer: it ended, was refused, or its client has gone.
-    pub fn use_ended(&mut self, now: Moment) -> Vec<Effect<E, R>> {
+    /// A use that has begun does not wait (any more): what is published is what it relies on, until it ends
+    /// with the answer.
+    pub const fn rely(&mut self) -> Era {
+        self.relying += 1;
+        self.era
+    }
+
+    /// Something needs the sprite no longer: it ended, was refused, or its client has gone. `relied` is what
+    /// [`Holder::rely`] answered; nothing, if it only waited.
+    pub fn use_ended(&mut self, relied: Option<Era>, now: Moment) -> Vec<Effect<E, R>> {
         debug_assert!(self.uses > 0, "each end has its beginning");
         self.uses = self.uses.saturating_sub(1);
+        let effects = relied.map(|era| self.relied(era)).unwrap_or_default();
         if self.uses > 0 {
-            return Vec::new();
+            return effects;
         }
         self.uncovered = false;
         match &mut self.state {
             // Held → Lingering
-            State::Held { last_use, .. } => {
-                *last_use = LastUse::Ended(now);
-                Vec::new()
-            }
-            // Draining → Idle
-            State::Draining { attempt } => {
-                let attempt = *attempt;
-                self.state = State::Idle;
+            State::Held { last_use, .. } => *last_use = LastUse::Ended(now),
+            // An acquire is not recalled: someone else may come, and if nobody does the grant is given back.
+            State::Idle | State::Acquiring { .. } => {}
+        }
+        effects
+    }
+
+    /// A use that relied on a lease of `era` has ended. The last one of a revoked lease gives that back at
+    /// once: the agent waits for it, and so does everyone who waits for the next lease.
+    fn relied(&mut self, era: Era) -> Vec<Effect<E, R>> {
+        debug_assert!(self.relying > 0, "each end has its beginning");
+        self.relying = self.relying.saturating_sub(1);
+        let Some(ending) = self.ending.as_mut().filter(|_| era < self.era) else { return Vec::new() };
+        ending.uses = ending.uses.saturating_sub(1);
+        match *ending {
+            Ending { uses: 1.., .. } => Vec::new(),
+            Ending { attempt, uses: 0 } => {
+                self.ending = None;
                 self.release(attempt, Duration::ZERO)
             }
-            // An acquire is not recalled: someone else may come, and if nobody does the grant is given back.
-            State::Idle | State::Acquiring { .. } => Vec::new(),
         }
     }
 
     /// The agent granted `attempt`.
     pub fn granted(&mut self, attempt: Attempt, grant: Grant<E>, now: Moment) -> Vec<Effect<E, R>> {
         match &mut self.state {
-            // Acquiring → Held, or Lingering if everyone has left. Draining → Held: the lease was revoked
-            // before a re-assertion of it was heard, and is granted anew by that.
-            State::Acquiring { attempt: ours, .. } | State::Draining { attempt: ours }
-                if *ours == attempt =>
-            {
-                self.uncovered = false;
-                let last_use = if self.uses > 0 { LastUse::Present } else { LastUse::Ended(now) };
-                self.state = State::Held { attempt, grant: grant.clone(), last_use, doubt: None };
-                vec![Effect::Publish(Some(grant))]
+            // Acquiring → Held, or Lingering if everyone has left
+            State::Acquiring { attempt: ours, .. } if *ours == attempt => self.hold(attempt, grant, now),
+            // Idle → Held: the lease was revoked before a re-assertion of it was heard, and is granted anew by
+            // that.
+            State::Idle if self.ending.is_some_and(|ending| ending.attempt == attempt) => {
+                self.ending = None;
+                self.hold(attempt, grant, now)
             }
             // Held → Held: a re-assertion was answered
             State::Held { attempt: ours, grant: present, doubt, .. } if *ours == attempt => {
@@ -217,10 +250,17 @@ impl<E: Clone + PartialEq, R> Holder<E, R> {
                 vec![Effect::Publish(Some(grant))]
             }
             // Nobody waits for this grant any more. Give it back, or the sprite would never sleep.
-            State::Idle | State::Acquiring { .. } | State::Held { .. } | State::Draining { .. } => {
+            State::Idle | State::Acquiring { .. } | State::Held { .. } => {
                 self.release(attempt, Duration::ZERO)
             }
         }
+    }
+
+    fn hold(&mut self, attempt: Attempt, grant: Grant<E>, now: Moment) -> Vec<Effect<E, R>> {
+        self.uncovered = false;
+        let last_use = if self.uses > 0 { LastUse::Present } else { LastUse::Ended(now) };
+        self.state = State::Held { attempt, grant: grant.clone(), last_use, doubt: None };
+        vec![Effect::Publish(Some(grant))]
     }
 
     /// The agent refused `attempt`. Nothing is remembered: whoever comes next asks again (T12).
@@ -236,29 +276,28 @@ impl<E: Clone + PartialEq, R> Holder<E, R> {
                 self.state = State::Idle;
                 vec![Effect::Publish(None), Effect::Fail(Failure::Refused(refusal))]
             }
-            State::Idle | State::Acquiring { .. } | State::Held { .. } | State::Draining { .. } => Vec::new(),
+            State::Idle | State::Acquiring { .. } | State::Held { .. } => Vec::new(),
         }
     }
 
-    /// The agent ended leases up to `epoch`. Uses that remain are left to end by themselves; the agent is
+    /// The agent ended leases up to `epoch`. Uses that rely on it are left to end by themselves; the agent is
     /// told when they have.
     pub fn revoked(&mut self, epoch: Epoch) -> Vec<Effect<E, R>> {
         match &self.state {
+            // Held → Idle, Lingering → Idle
             State::Held { grant, attempt, .. } if grant.epoch <= epoch => {
                 let attempt = *attempt;
+                self.state = State::Idle;
+                self.era.0 += 1;
                 let mut effects = vec![Effect::Publish(None)];
-                if self.uses > 0 {
-                    // Held → Draining
-                    self.state = State::Draining { attempt };
-                } else {
-                    // Lingering → Idle
-                    self.state = State::Idle;
-                    effects.extend(self.release(attempt, Duration::ZERO));
+                match self.relying {
+                    0 => effects.extend(self.release(attempt, Duration::ZERO)),
+                    uses => self.ending = Some(Ending { attempt, uses }),
                 }
                 effects
             }
             // Of an older lease. One that is being acquired is not held yet: the agent will answer it.
-            State::Idle | State::Acquiring { .. } | State::Held { .. } | State::Draining { .. } => Vec::new(),
+            State::Idle | State::Acquiring { .. } | State::Held { .. } => Vec::new(),
         }
     }
 
@@ -268,14 +307,14 @@ impl<E: Clone + PartialEq, R> Holder<E, R> {
     /// agent has let expire.
     pub fn channel_lost(&mut self, heard_at: Moment) -> Vec<Effect<E, R>> {
         self.channel = Channel::Down;
+        // What is ending expires on the agent's side.
+        self.ending = None;
         match &mut self.state {
             State::Acquiring { sent, .. } => *sent = false,
             State::Held { doubt, .. } => {
                 // A lease that was in doubt already has not become safer by a second break.
                 doubt.get_or_insert(heard_at + self.limits.holder_ttl);
             }
-            // What was being drained expires on the agent's side.
-            State::Draining { .. } => self.state = State::Idle,
             State::Idle => {}
         }
         Vec::new()
@@ -300,7 +339,7 @@ impl<E: Clone + PartialEq, R> Holder<E, R> {
             }
             // Idle → Acquiring
             State::Idle if self.uncovered => self.acquire(now),
-            State::Idle | State::Draining { .. } => Vec::new(),
+            State::Idle => Vec::new(),
         }
     }
 
@@ -337,7 +376,7 @@ impl<E: Clone + PartialEq, R> Holder<E, R> {
                 effects.extend(self.release(attempt, idle_for));
                 effects
             }
-            State::Idle | State::Acquiring { .. } | State::Held { .. } | State::Draining { .. } => Vec::new(),
+            State::Idle | State::Acquiring { .. } | State::Held { .. } => Vec::new(),
         }
     }
 
@@ -353,7 +392,7 @@ impl<E: Clone + PartialEq, R> Holder<E, R> {
                 };
                 [lingers_until, *doubt].into_iter().flatten().min()
             }
-            State::Idle | State::Draining { .. } => None,
+            State::Idle => None,
         }
     }
 
@@ -362,7 +401,7 @@ impl<E: Clone + PartialEq, R> Holder<E, R> {
     pub const fn published(&self) -> Option<&Grant<E>> {
         match &self.state {
             State::Held { grant, .. } => Some(grant),
-            State::Idle | State::Acquiring { .. } | State::Draining { .. } => None,
+            State::Idle | State::Acquiring { .. } => None,
         }
     }
 

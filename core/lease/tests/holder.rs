@@ -46,7 +46,7 @@ fn t11_one_acquire_serves_everyone_and_survives_the_one_who_caused_it() {
     for now in 1..100 {
         assert_eq!(holder.use_begun(at(now)), []);
     }
-    assert_eq!(holder.use_ended(at(100)), [], "the first one leaves");
+    assert_eq!(holder.use_ended(None, at(100)), [], "the first one leaves");
     assert_eq!(holder.granted(Attempt(1), grant(1), at(200)), [published(1)]);
     assert_eq!(holder.uses(), 99);
     assert_eq!(holder.use_begun(at(201)), [], "who comes now finds it held");
@@ -66,7 +66,7 @@ fn t12_a_refusal_is_told_once_and_not_remembered() {
 fn t17_a_grant_that_nobody_waits_for_lingers_and_is_given_back() {
     let mut holder = idle();
     let _ = holder.use_begun(at(0));
-    assert_eq!(holder.use_ended(at(1)), [], "the wake goes on");
+    assert_eq!(holder.use_ended(None, at(1)), [], "the wake goes on");
     assert_eq!(holder.granted(Attempt(1), grant(1), at(2_000)), [published(1)]);
     assert_eq!(holder.next_deadline(), Some(at(2_100)));
     assert_eq!(holder.tick(at(2_099)), []);
@@ -78,10 +78,10 @@ fn t17_a_grant_that_nobody_waits_for_lingers_and_is_given_back() {
 #[test]
 fn a_lease_lingers_for_the_next_use() {
     let mut holder = held();
-    assert_eq!(holder.use_ended(at(1_000)), []);
+    assert_eq!(holder.use_ended(None, at(1_000)), []);
     assert_eq!(holder.use_begun(at(1_050)), [], "no message to the agent");
     assert_eq!(holder.tick(at(5_000)), []);
-    assert_eq!(holder.use_ended(at(6_000)), []);
+    assert_eq!(holder.use_ended(None, at(6_000)), []);
     let released = Effect::Release { attempt: Attempt(1), idle_for: ms(150) };
     assert_eq!(holder.tick(at(6_150)), [Effect::Publish(None), released]);
 }
@@ -113,33 +113,63 @@ fn a_grant_that_comes_too_late_is_given_back() {
 #[test]
 fn after_a_revocation_whoever_comes_acquires_anew() {
     let mut holder = held();
+    let relied = Some(holder.rely());
     assert_eq!(holder.revoked(Epoch(0)), [], "of an older lease");
     assert_eq!(holder.revoked(Epoch(1)), [Effect::Publish(None)]);
     assert_eq!(holder.use_begun(at(10)), [Effect::Acquire(Attempt(2))]);
-    assert_eq!(holder.use_ended(at(11)), [], "the old use");
+    let given_back = [Effect::Release { attempt: Attempt(1), idle_for: ms(0) }];
+    assert_eq!(holder.use_ended(relied, at(11)), given_back, "the old use");
     assert_eq!(holder.granted(Attempt(2), grant(1), at(12)), [published(1)], "resumed in the same epoch");
 }
 
 #[test]
 fn after_a_revocation_those_still_in_line_are_not_forgotten() {
     let mut holder = held();
+    let _ = holder.rely();
     let _ = holder.use_begun(at(6));
     assert_eq!(holder.revoked(Epoch(1)), [Effect::Publish(None)]);
     assert_eq!(holder.wanted(at(7)), [Effect::Acquire(Attempt(2))]);
     assert_eq!(holder.wanted(at(8)), []);
 }
 
+/// It did: the agent then waited for its whole grace before it went on, and everyone with it.
+#[test]
+fn those_who_wait_for_the_next_lease_do_not_keep_the_revoked_one_from_ending() {
+    let given_back = || [Effect::Release { attempt: Attempt(1), idle_for: ms(0) }];
+    let mut holder = held();
+    let (first, second) = (Some(holder.rely()), Some(holder.rely()));
+    let _ = holder.use_begun(at(6));
+    // In line, and there to stay.
+    for now in 7..100 {
+        let _ = holder.use_begun(at(now));
+    }
+    assert_eq!(holder.revoked(Epoch(1)), [Effect::Publish(None)]);
+    assert_eq!(holder.wanted(at(101)), [Effect::Acquire(Attempt(2))]);
+    assert_eq!(holder.use_ended(first, at(102)), []);
+    assert_eq!(holder.use_ended(None, at(103)), [], "one that waits has left");
+    assert_eq!(holder.use_ended(second, at(104)), given_back());
+    // Those of the next lease are none of the last one's.
+    assert_eq!(holder.granted(Attempt(2), grant(2), at(105)), [published(2)]);
+    let third = Some(holder.rely());
+    assert_eq!(holder.use_ended(third, at(106)), []);
+    // Nobody relied on it yet: it is given back although many wait.
+    let mut holder = held();
+    assert_eq!(holder.revoked(Epoch(1)), [Effect::Publish(None), given_back()[0].clone()]);
+}
+
 #[test]
 fn the_agent_is_told_when_the_uses_of_a_revoked_lease_have_ended() {
     let mut holder = held();
+    let first = Some(holder.rely());
     let _ = holder.use_begun(at(6));
+    let second = Some(holder.rely());
     let _ = holder.revoked(Epoch(1));
-    assert_eq!(holder.use_ended(at(7)), []);
-    assert_eq!(holder.use_ended(at(8)), [Effect::Release { attempt: Attempt(1), idle_for: ms(0) }]);
+    assert_eq!(holder.use_ended(first, at(7)), []);
+    assert_eq!(holder.use_ended(second, at(8)), [Effect::Release { attempt: Attempt(1), idle_for: ms(0) }]);
     assert!(holder.is_unused());
     // A lease that only lingers is given back at once.
     let mut holder = held();
-    let _ = holder.use_ended(at(6));
+    let _ = holder.use_ended(None, at(6));
     let released = Effect::Release { attempt: Attempt(1), idle_for: ms(0) };
     assert_eq!(holder.revoked(Epoch(1)), [Effect::Publish(None), released]);
 }
@@ -207,7 +237,7 @@ fn who_waits_while_the_channel_is_down_is_served_when_it_is_up_or_told_in_time()
 fn what_ends_while_the_channel_is_down_is_left_to_expire() {
     let mut holder = held();
     let _ = holder.channel_lost(at(1_000));
-    let _ = holder.use_ended(at(1_001));
+    let _ = holder.use_ended(None, at(1_001));
     assert_eq!(holder.tick(at(1_101)), [Effect::Publish(None)]);
     assert!(holder.is_unused());
     assert_eq!(holder.channel_up(TTL, at(20_000)), [], "the agent drops what is not asserted again");
@@ -244,6 +274,7 @@ fn a_lease_that_is_revoked_and_granted_anew_by_a_reassertion_is_held() {
         holder.channel_up(TTL, at(1_100)),
         [Effect::Reassert { attempt: Attempt(2), epoch: Epoch(1) }]
     );
+    let _ = holder.rely();
     // The agent ordered the sprite to sleep before it heard that.
     assert_eq!(holder.revoked(Epoch(1)), [Effect::Publish(None)]);
     assert_eq!(holder.granted(Attempt(2), grant(1), at(1_200)), [published(1)]);

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use hold::Ticket;
 use ids::{Epoch, Moment};
+use lease::holder::Era;
 use route::{Destination, HostError, Zone};
 
 use crate::{
@@ -42,6 +43,7 @@ pub(crate) struct Client {
     pub(crate) sprite: usize,
     /// The connection holds the sprite since its first request was let through.
     pub(crate) attached: bool,
+    relied: Option<Era>,
     request: Option<RequestId>,
     requests_left: u64,
 }
@@ -56,6 +58,8 @@ pub(crate) struct Request {
     pub(crate) ticket: Option<Ticket>,
     /// Whether it is a use of its own, beside that of its connection.
     pub(crate) uses: bool,
+    /// The lease that it relies on, once it does not wait.
+    pub(crate) relied: Option<Era>,
     pub(crate) arrived: Moment,
     pub(crate) entered: Moment,
     sent_again: bool,
@@ -126,8 +130,14 @@ impl World {
             return;
         }
         let id = ClientId(self.number());
-        let client =
-            Client { gateway, sprite, attached: false, request: None, requests_left: visit.requests };
+        let client = Client {
+            gateway,
+            sprite,
+            attached: false,
+            relied: None,
+            request: None,
+            requests_left: visit.requests,
+        };
         self.clients.insert(id, client);
         self.sprites[sprite].visitors += 1;
         self.plan(visit.patience, Event::Leaves(id));
@@ -151,6 +161,7 @@ impl World {
                 place: Place::Waiting,
                 ticket: None,
                 uses: false,
+                relied: None,
                 arrived: now,
                 entered: now,
                 sent_again: false,
@@ -184,6 +195,8 @@ impl World {
             self.clients.get_mut(&client).map(|client| std::mem::replace(&mut client.attached, true));
         if attached == Some(false) {
             self.begin_use(gateway, sprite);
+            let relied = self.rely(gateway, sprite);
+            self.clients.entry(client).and_modify(|client| client.relied = relied);
         }
         if self.random.per_mille(self.scenario.commands_per_mille) {
             self.begin_command(sprite);
@@ -297,11 +310,12 @@ impl World {
         let (gateway, sprite) = (request.gateway, request.sprite);
         let ticket = request.ticket.take();
         let uses = std::mem::take(&mut request.uses);
+        let relied = request.relied.take();
         if let Some(ticket) = ticket {
             self.leave_line(gateway, sprite, ticket);
         }
         if uses {
-            self.end_use(gateway, sprite);
+            self.end_use(gateway, sprite, relied);
         }
     }
 
@@ -309,7 +323,7 @@ impl World {
     fn close(&mut self, id: ClientId) {
         let Some(client) = self.clients.remove(&id) else { return };
         if client.attached {
-            self.end_use(client.gateway, client.sprite);
+            self.end_use(client.gateway, client.sprite, client.relied);
             self.sprites[client.sprite].used_at = Some(self.now);
         }
         self.went(client.sprite);

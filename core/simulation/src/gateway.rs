@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use hold::{Arrival, Line, Room, Ticket};
 use ids::{Attempt, Epoch, HolderId, Moment};
-use lease::holder::{Channel, Effect, Grant, Holder, Limits};
+use lease::holder::{Channel, Effect, Era, Grant, Holder, Limits};
 
 use crate::{
     channel::{ChannelId, End, ToAgent, ToGateway},
@@ -151,8 +151,12 @@ impl World {
                 self.report.passed += 1;
                 // A connection that holds the sprite already needs no second use for each request.
                 if !attached {
-                    self.requests.entry(id).and_modify(|request| request.uses = true);
                     self.begin_use(gateway, sprite);
+                    let relied = self.rely(gateway, sprite);
+                    self.requests.entry(id).and_modify(|request| {
+                        request.uses = true;
+                        request.relied = relied;
+                    });
                 }
                 self.go(id, epoch);
             }
@@ -189,8 +193,13 @@ impl World {
         self.with(gateway, sprite, |slot, now| slot.holder.use_begun(now));
     }
 
-    pub(crate) fn end_use(&mut self, gateway: usize, sprite: usize) {
-        self.with(gateway, sprite, |slot, now| slot.holder.use_ended(now));
+    /// A use goes on with what is published.
+    pub(crate) fn rely(&mut self, gateway: usize, sprite: usize) -> Option<Era> {
+        self.gateways[gateway].slots.get_mut(&sprite).map(|slot| slot.holder.rely())
+    }
+
+    pub(crate) fn end_use(&mut self, gateway: usize, sprite: usize, relied: Option<Era>) {
+        self.with(gateway, sprite, |slot, now| slot.holder.use_ended(relied, now));
     }
 
     /// A place in line, waiting or released, is free.
@@ -317,6 +326,8 @@ impl World {
             match (slot.waiters.remove(&ticket), epoch) {
                 (Some(request), Some(epoch)) => {
                     self.gateways[gateway].held -= 1;
+                    let relied = self.rely(gateway, sprite);
+                    self.requests.entry(request).and_modify(|request| request.relied = relied);
                     self.go(request, epoch);
                 }
                 (request, epoch) => {

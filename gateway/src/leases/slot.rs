@@ -21,7 +21,7 @@ use arc_swap::ArcSwapOption;
 use auth::Allowed;
 use hold::{Arrival, Line, Ticket};
 use ids::{Attempt, Epoch, Moment, SpriteId};
-use lease::holder::{Channel, Effect, Failure, Grant, Holder, Limits};
+use lease::holder::{Channel, Effect, Era, Failure, Grant, Holder, Limits};
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
@@ -55,7 +55,7 @@ pub(crate) struct Slot {
 struct State {
     holder: Holder<Endpoint, Refusal>,
     line: Line,
-    waiters: HashMap<Ticket, oneshot::Sender<Verdict>>,
+    waiters: HashMap<Ticket, Waiter>,
     /// The request that causes the present acquire, for `why awake`.
     request_id: String,
     acquiring_since: Option<Moment>,
@@ -84,12 +84,37 @@ enum Ending {
 
 /// Something that needs the sprite, from its making to its drop.
 #[derive(Debug)]
-pub(crate) struct Use(Arc<Slot>);
+pub(crate) struct Use {
+    slot: Arc<Slot>,
+    relied: Relied,
+}
+
+/// Which lease a use relies on.
+#[derive(Debug)]
+enum Relied {
+    On(Era),
+    /// None, until it is let go on. Changed and read under the slot's lock only.
+    Waiting(Arc<Mutex<Option<Era>>>),
+}
 
 impl Drop for Use {
     fn drop(&mut self) {
-        self.0.with(|state, now| state.holder.use_ended(now));
+        let Self { slot, relied } = self;
+        slot.with(|state, now| {
+            let era = match relied {
+                Relied::On(era) => Some(*era),
+                Relied::Waiting(era) => *era.lock(),
+            };
+            state.holder.use_ended(era, now)
+        });
     }
+}
+
+/// A request in line.
+#[derive(Debug)]
+struct Waiter {
+    verdict: oneshot::Sender<Verdict>,
+    relied: Arc<Mutex<Option<Era>>>,
 }
 
 impl Slot {
@@ -137,8 +162,14 @@ impl Slot {
 
     /// Something needs the sprite until the guard is dropped.
     pub(crate) fn begin_use(self: &Arc<Self>) -> Use {
-        self.with(|state, now| state.holder.use_begun(now));
-        Use(self.clone())
+        let mut relied = None;
+        self.with(|state, now| {
+            let effects = state.holder.use_begun(now);
+            relied = Some(state.holder.rely());
+            effects
+        });
+        let relied = relied.expect("decided at once");
+        Use { slot: self.clone(), relied: Relied::On(relied) }
     }
 
     /// What a request may use at once, if it comes over a connection that already holds the sprite.
@@ -178,7 +209,9 @@ impl Slot {
         let mut arrived = None;
         self.with(|state, now| {
             match (state.line.arrive(now, self.shared.room()), self.published.load_full()) {
-                (Arrival::Pass, Some(upstream)) => arrived = Some(Ok(Arrived::Passed(upstream))),
+                (Arrival::Pass, Some(upstream)) => {
+                    arrived = Some(Ok((Arrived::Passed(upstream), Relied::On(state.holder.rely()))));
+                }
                 (Arrival::Pass, None) => {
                     // The line is open exactly while something is published.
                     arrived = Some(Err(EdgeError::Internal("an open line leads nowhere".into())));
@@ -186,9 +219,11 @@ impl Slot {
                 }
                 (Arrival::Wait { ticket, .. }, _) => {
                     let (tell, verdict) = oneshot::channel();
-                    state.waiters.insert(ticket, tell);
+                    let relied = Arc::new(Mutex::new(None));
+                    state.waiters.insert(ticket, Waiter { verdict: tell, relied: relied.clone() });
                     self.shared.held.fetch_add(1, Ordering::Relaxed);
-                    arrived = Some(Ok(Arrived::Waits(Place { slot: self.clone(), ticket }, verdict)));
+                    let waits = Arrived::Waits(Place { slot: self.clone(), ticket }, verdict);
+                    arrived = Some(Ok((waits, Relied::Waiting(relied))));
                 }
                 (Arrival::Refuse(full), _) => {
                     arrived = Some(Err(EdgeError::LineFull(full)));
@@ -200,8 +235,8 @@ impl Slot {
             }
             state.holder.use_begun(now)
         });
-        let place = arrived.unwrap_or(Err(EdgeError::Internal("nothing was decided".into())))?;
-        Ok(Entered { place, held: Use(self.clone()) })
+        let (place, relied) = arrived.unwrap_or(Err(EdgeError::Internal("nothing was decided".into())))?;
+        Ok(Entered { place, held: Use { slot: self.clone(), relied } })
     }
 
     pub(super) fn granted(&self, attempt: Attempt, grant: Grant<Endpoint>, woken_from: PublicState) {
@@ -369,7 +404,7 @@ impl Slot {
             if let Some(waiter) = state.waiters.remove(&ticket) {
                 self.shared.held.fetch_sub(1, Ordering::Relaxed);
                 // A waiter that has gone cancels its place by itself.
-                let _told = waiter.send(verdict());
+                let _told = waiter.verdict.send(verdict());
             }
         }
     }
@@ -391,6 +426,9 @@ impl Slot {
         // Nobody goes while nothing is published: the line is closed then.
         let Some(upstream) = self.published.load_full() else { return };
         state.burdens.extend(going.iter().map(|ticket| (now + BURDEN, *ticket)));
+        for waiter in going.iter().filter_map(|ticket| state.waiters.get(ticket)) {
+            *waiter.relied.lock() = Some(state.holder.rely());
+        }
         self.tell(state, going, || Ok(upstream.clone()));
     }
 
