@@ -2,6 +2,7 @@
 //! Results are Markdown (or JSON with `--json`) on stdout; they belong into docs/performance.md together
 //! with the command that made them.
 
+mod abort;
 mod bench;
 mod hold;
 mod reach;
@@ -48,6 +49,12 @@ enum Command {
         #[arg(short, default_value_t = 300)]
         n: usize,
     },
+    /// Clients that leave in any phase (HTTP/1, HTTP/2, WebSockets); fails unless nothing of them is left
+    Abort {
+        /// How many
+        #[arg(short, default_value_t = 1_000_000)]
+        n: usize,
+    },
     /// Wakes, holds and storms with their defaults
     All,
     /// The gateway beside nginx, HAProxy, Caddy, Traefik, bare hyper and bare Pingora, in one run
@@ -75,6 +82,7 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
         Command::Wake { n } => wake::measure(n).await?,
         Command::Hold { n } => hold::measure(n).await?,
         Command::Storm { n } => storm::measure(n).await?,
+        Command::Abort { n } => abort::measure(n).await?,
         Command::All => {
             let mut rows = wake::measure(200).await?;
             rows.extend(hold::measure(2000).await?);

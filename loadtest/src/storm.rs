@@ -12,6 +12,11 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// How often the hot sprite is asked.
 const HOT_PERIOD: Duration = Duration::from_millis(5);
 
+/// How long it is watched.
+const WATCH: Duration = Duration::from_secs(3);
+/// Sprites that are put to sleep at once.
+const SLEEPING: usize = 16;
+
 /// Asks the hot sprite at a fixed rate on one connection. A request that could not be sent when it was
 /// due, because the answer before was late, is timed from when it was due (no coordinated omission).
 async fn hot(port: u16, host: String, until: Instant) -> anyhow::Result<Vec<Duration>> {
@@ -38,7 +43,26 @@ async fn hit(world: &World, sprite: &SpriteUrl, delay: Duration) -> anyhow::Resu
     Ok(began.elapsed())
 }
 
-pub(crate) async fn measure(n: usize) -> anyhow::Result<Vec<Row>> {
+/// What happened while the others woke.
+#[derive(Debug, Default)]
+pub(crate) struct Meanwhile {
+    /// Answers of the hot sprite, sorted.
+    pub(crate) hot: Vec<Duration>,
+    /// Answers of those that were woken, sorted.
+    pub(crate) woken: Vec<Duration>,
+}
+
+/// What was measured.
+#[derive(Debug, Default)]
+pub(crate) struct Storm {
+    /// Answers of the hot sprite before, sorted.
+    pub(crate) quiet: Vec<Duration>,
+    pub(crate) paused: Meanwhile,
+    pub(crate) cold: Meanwhile,
+}
+
+/// Hits `n` sleeping sprites within a second, first paused, then cold.
+pub(crate) async fn run(n: usize) -> anyhow::Result<Storm> {
     let world = World::start(Options { idle: Duration::from_secs(3600), ..Options::default() }).await?;
     let hot_sprite = world.create_with_backend("hot", "public").await?;
     world.get(&hot_sprite, "/").await?;
@@ -46,31 +70,39 @@ pub(crate) async fn measure(n: usize) -> anyhow::Result<Vec<Row>> {
     for number in 0..n {
         sprites.push(world.create_with_backend(&format!("s{number}"), "public").await?);
     }
-    let mut rows = Vec::new();
-    let quiet = hot(world.http, hot_sprite.host.clone(), Instant::now() + Duration::from_secs(3)).await?;
-    rows.push(Row::new("hot sprite, quiet", quiet, "200 requests/s, timed from when each was due"));
-    for depth in ["warm", "cold"] {
-        for sprite in &sprites {
-            world.sleep(&sprite.name, depth).await?;
-        }
-        let during =
-            tokio::spawn(hot(world.http, hot_sprite.host.clone(), Instant::now() + Duration::from_secs(3)));
-        let second = Duration::from_secs(1);
+    let watch = || hot(world.http, hot_sprite.host.clone(), Instant::now() + WATCH);
+    let mut storm = Storm { quiet: watch().await?, ..Storm::default() };
+    storm.quiet.sort_unstable();
+    for (depth, meanwhile) in [("warm", &mut storm.paused), ("cold", &mut storm.cold)] {
+        let asleep = stream::iter(&sprites).map(|sprite| world.sleep(&sprite.name, depth));
+        asleep
+            .buffer_unordered(SLEEPING)
+            .collect::<Vec<_>>()
+            .await
+            .into_iter()
+            .collect::<anyhow::Result<()>>()?;
+        let during = tokio::spawn(watch());
         let hits = stream::iter(sprites.iter().enumerate())
             .map(|(number, sprite)| {
-                hit(
-                    &world,
-                    sprite,
-                    second * u32::try_from(number).unwrap_or(0) / u32::try_from(n).unwrap_or(1),
-                )
+                hit(&world, sprite, Duration::from_secs(1).mul_f64(number as f64 / n as f64))
             })
             .buffer_unordered(n);
         let woken: Vec<_> = hits.collect().await;
-        let woken = woken.into_iter().collect::<anyhow::Result<Vec<_>>>()?;
-        let from = if depth == "warm" { "paused" } else { depth };
-        rows.push(Row::new(&format!("{n} {from} sprites hit in one second"), woken, "all served"));
-        rows.push(Row::new(&format!("hot sprite meanwhile ({from})"), during.await??, ""));
+        meanwhile.woken = woken.into_iter().collect::<anyhow::Result<_>>()?;
+        meanwhile.woken.sort_unstable();
+        meanwhile.hot = during.await??;
+        meanwhile.hot.sort_unstable();
     }
     world.stop().await?;
+    Ok(storm)
+}
+
+pub(crate) async fn measure(n: usize) -> anyhow::Result<Vec<Row>> {
+    let Storm { quiet, paused, cold } = run(n).await?;
+    let mut rows = vec![Row::new("hot sprite, quiet", quiet, "200 requests/s, timed from when each was due")];
+    for (from, Meanwhile { hot, woken }) in [("paused", paused), ("cold", cold)] {
+        rows.push(Row::new(&format!("{n} {from} sprites hit in one second"), woken, "all served"));
+        rows.push(Row::new(&format!("hot sprite meanwhile ({from})"), hot, ""));
+    }
     Ok(rows)
 }

@@ -28,8 +28,12 @@ pub(crate) enum Work {
     Connection(Scheme),
     /// A small request on one of the streams of a connection.
     Stream,
+    /// The same, a gRPC call.
+    Call,
     /// One mebibyte to the client.
     Download,
+    /// A hundred mebibytes to the client; counted by the mebibyte.
+    Large,
     /// One mebibyte from the client.
     Upload,
     /// A WebSocket message and its echo.
@@ -37,6 +41,8 @@ pub(crate) enum Work {
 }
 
 const MEBIBYTE: usize = 1 << 20;
+const LARGE: usize = 100;
+const LARGE_CONNECTIONS: usize = 2;
 const H2_CONNECTIONS: usize = 8;
 const H2_STREAMS: usize = 32;
 const BODY_CONNECTIONS: usize = 8;
@@ -85,13 +91,18 @@ pub(crate) async fn run(target: &Target, pids: &[u32], work: Work, window: Durat
         Work::Connection(Scheme::Resuming) => RESUMING_CONNECTIONS,
         Work::Request(_) | Work::Connection(_) | Work::Message => CONNECTIONS,
         Work::Download | Work::Upload => BODY_CONNECTIONS,
-        Work::Stream => H2_CONNECTIONS,
+        Work::Large => LARGE_CONNECTIONS,
+        Work::Stream | Work::Call => H2_CONNECTIONS,
     };
     let mut tasks = JoinSet::new();
     for _ in 0..clients {
         let shared = shared.clone();
         tasks.spawn(async move {
-            if work == Work::Stream { streams(&shared).await } else { client(&shared).await }
+            if matches!(work, Work::Stream | Work::Call) {
+                streams(&shared).await
+            } else {
+                client(&shared).await
+            }
         });
     }
     let all_ready = shared.ready.acquire_many(u32::try_from(clients)?);
@@ -129,7 +140,9 @@ async fn client(shared: &Shared) -> anyhow::Result<()> {
     let target = &shared.target;
     let scheme = match shared.work {
         Work::Request(scheme) | Work::Connection(scheme) => scheme,
-        Work::Stream | Work::Download | Work::Upload | Work::Message => Scheme::Http,
+        Work::Stream | Work::Call | Work::Download | Work::Large | Work::Upload | Work::Message => {
+            Scheme::Http
+        }
     };
     let request = request(target, shared.work);
     let place = shared.connecting.acquire().await?;
@@ -145,14 +158,16 @@ async fn client(shared: &Shared) -> anyhow::Result<()> {
             connection = Connection::open_small(target, scheme).await?;
         }
         once(shared, &mut connection, &request, scheme).await?;
-        shared.done.fetch_add(1, Ordering::Relaxed);
+        let units = if shared.work == Work::Large { LARGE as u64 } else { 1 };
+        shared.done.fetch_add(units, Ordering::Relaxed);
     }
     Ok(())
 }
 
 fn request(target: &Target, work: Work) -> Vec<u8> {
     match work {
-        Work::Request(_) | Work::Stream | Work::Message => target.head("GET", "/", ""),
+        Work::Request(_) | Work::Stream | Work::Call | Work::Message => target.head("GET", "/", ""),
+        Work::Large => target.head("GET", &format!("/download?bytes={}", LARGE * MEBIBYTE), ""),
         Work::Connection(_) => target.head("GET", "/", "Connection: close\r\n"),
         Work::Download => target.head("GET", &format!("/download?bytes={MEBIBYTE}"), ""),
         Work::Upload => {
@@ -171,9 +186,10 @@ async fn once(
 ) -> anyhow::Result<()> {
     match shared.work {
         Work::Message => connection.ping_pong().await,
-        Work::Download => {
+        Work::Download | Work::Large => {
+            let expected = if shared.work == Work::Large { LARGE * MEBIBYTE } else { MEBIBYTE };
             let length = connection.exchange(request).await?;
-            ensure!(length == MEBIBYTE as u64, "{length} bytes came");
+            ensure!(length == expected as u64, "{length} bytes came");
             Ok(())
         }
         Work::Connection(_) => {
@@ -182,7 +198,7 @@ async fn once(
             // the peers differ in whether they say so first.
             if scheme == Scheme::Http { connection.closed().await } else { Ok(()) }
         }
-        Work::Request(_) | Work::Stream | Work::Upload => {
+        Work::Request(_) | Work::Stream | Work::Call | Work::Upload => {
             connection.exchange(request).await?;
             Ok(())
         }
@@ -198,17 +214,26 @@ async fn streams(shared: &Arc<Shared>) -> anyhow::Result<()> {
         let (shared, sender) = (shared.clone(), sender.clone());
         tasks.spawn(async move {
             while !shared.stop.load(Ordering::Relaxed) {
-                http2::exchange(&sender, &shared.target, Method::GET, "/", Bytes::new(), ()).await?;
+                stream(&shared, &sender).await?;
                 shared.done.fetch_add(1, Ordering::Relaxed);
             }
             anyhow::Ok(())
         });
     }
-    http2::exchange(&sender, target, Method::GET, "/", Bytes::new(), ()).await?;
+    stream(shared, &sender).await?;
     shared.ready.add_permits(1);
     drop(sender);
     while let Some(ended) = tasks.join_next().await {
         ended??;
     }
+    Ok(())
+}
+
+async fn stream(shared: &Shared, sender: &h2::client::SendRequest<Bytes>) -> anyhow::Result<()> {
+    let target = &shared.target;
+    if shared.work == Work::Call {
+        return http2::call(sender, target).await;
+    }
+    http2::exchange(sender, target, Method::GET, "/", Bytes::new(), ()).await?;
     Ok(())
 }

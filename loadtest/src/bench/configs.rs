@@ -100,6 +100,9 @@ http {{
             proxy_set_header Connection $connection_header;
             proxy_read_timeout 300s;
         }}
+        location /trailers {{
+            grpc_pass grpc://backend;
+        }}
     }}
 }}
 "
@@ -127,9 +130,12 @@ defaults
 frontend edge
     bind {http} backlog 4096
     bind {https} backlog 4096 ssl crt {dir}/both.pem alpn h2,http/1.1
+    use_backend grpc if {{ path /trailers }}
     default_backend backend
 backend backend
     server backend {backend}
+backend grpc
+    server backend {backend} proto h2
 "
     )
 }

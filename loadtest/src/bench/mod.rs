@@ -15,6 +15,7 @@ mod peers;
 mod plot;
 mod process;
 mod results;
+mod spread;
 mod table;
 mod target;
 mod verdict;
@@ -210,7 +211,7 @@ async fn rounds_of(
         peer.stop().await?;
     }
     for round in 0..size.memory_rounds {
-        for cell in shuffled(&fresh) {
+        for cell in shuffled(&fresh).into_iter().filter(|cell| round == 0 || !cell.is_once()) {
             eprintln!("round {} of {}: {cell:?}", round + 1, size.memory_rounds);
             for kind in shuffled(installed).into_iter().filter(|kind| cell.applies(*kind)) {
                 let measured = cell.memory(kind, tls.clone(), work, size).await;
