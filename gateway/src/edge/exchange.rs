@@ -306,6 +306,9 @@ impl Exchange<'_> {
                 }
             }
             if self.up.body.is_done() {
+                // Gives its memory back: an answer may take long.
+                self.up.kept = Vec::new();
+                self.up.kept_at = 0;
                 return self.watch(cx);
             }
             match self.poll_body(cx, sprite)? {
@@ -510,6 +513,11 @@ impl Exchange<'_> {
             };
             self.ctx.first_byte = Some(first_byte);
             self.ctx.status = answer.status;
+            if self.up.head_at == self.up.head.len() {
+                // It is not sent again, and the answer may take long.
+                self.up.head = Vec::new();
+                self.up.head_at = 0;
+            }
             if let Some(forward) = &mut self.ctx.forward {
                 forward.lease.answered();
             }

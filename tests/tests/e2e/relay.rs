@@ -211,13 +211,12 @@ async fn an_answer_may_come_before_the_requests_end() -> anyhow::Result<()> {
     client.send("67890".to_owned() + &ends.head("GET", "")).await?;
     let mut second = ends.accept().await?;
     ensure!(second.head().await?.starts_with("GET /path "), "what was left of the body is no request");
-    second.say("HTTP/1.1 204 No Content\r\n\r\n").await?;
+    second.say("HTTP/1.1 204 No Content\r\nConnection: close\r\n\r\n").await?;
     client.until("\r\n\r\n", SOON).await?;
+    second.closed().await?;
     // A large one is not: the client gets its answer, and the connection ends.
     let mut client = ends.client().await?;
     client.send(ends.head("POST", "Content-Length: 100000000\r\n")).await?;
-    // Whether the one before was parked already or not, it is of no use now.
-    drop(second);
     let mut third = ends.accept().await?;
     third.head().await?;
     third.say(refusal).await?;

@@ -102,3 +102,42 @@ async fn no_request_fails_however_sleep_and_wake_fall() -> anyhow::Result<()> {
     ensure!(wakes > 100.0, "only {wakes} wakes: this proves nothing");
     world.stop().await
 }
+
+/// Under load there is always somebody in line for the next lease: they must not keep the revoked one from ending.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_forced_sleep_under_load_waits_for_nobody_in_line() -> anyhow::Result<()> {
+    const CLIENTS: usize = 8;
+    /// Far below the agent's grace for requests under way, which it waited for.
+    const LONGEST: Duration = Duration::from_millis(2_500);
+    let world = World::start(Options::default()).await?;
+    let sprite = world.create_with_backend("busy", "public").await?;
+    world.get(&sprite, "/").await?;
+    let until = Instant::now() + Duration::from_secs(6);
+    let client = || async {
+        let mut longest = Duration::ZERO;
+        while Instant::now() < until {
+            let began = Instant::now();
+            let answer = world.get(&sprite, "/slow?ms=40").await?;
+            ensure!(answer.status == 200, "{} {}", answer.status, answer.body);
+            longest = longest.max(began.elapsed());
+        }
+        anyhow::Ok(longest)
+    };
+    let clients = futures_util::future::join_all((0..CLIENTS).map(|_| client()));
+    let orders = async {
+        for _ in 0..3 {
+            tokio::time::sleep(Duration::from_millis(700)).await;
+            let body = serde_json::json!({ "depth": "warm" });
+            let (status, answer) = world.call("POST", "/v1/sprites/busy/sleep", Some(body)).await?;
+            ensure!(status == 200, "{status} {answer}");
+        }
+        anyhow::Ok(())
+    };
+    let (longest, ordered) = tokio::join!(clients, orders);
+    ordered?;
+    for longest in longest {
+        let longest = longest?;
+        ensure!(longest < LONGEST, "a request waited for {longest:?}");
+    }
+    world.stop().await
+}
