@@ -59,8 +59,11 @@ pub(crate) async fn measure(n: usize) -> anyhow::Result<Measured> {
     let times = round_trips(&world, n).await?;
     let slow = json!({ "idle_timeout_ms": 3_600_000 });
     ensure!(world.call("PUT", &format!("/v1/sprites/{NAME}"), Some(slow)).await?.0 == 200, "settings");
+    // Before the runtime has buffers of its own that it could use again.
+    world.sleep(NAME, "cold").await?;
+    let stalled = stalled(&world).await?;
     let mut rates = throughput(&world).await?;
-    rates.push(stalled(&world).await?);
+    rates.push(stalled);
     world.stop().await?;
     Ok(Measured { times, rates })
 }
@@ -167,6 +170,10 @@ async fn cat_server() -> anyhow::Result<(u16, JoinHandle<()>)> {
     let address = listener.local_addr()?.port();
     let task = tokio::spawn(async move {
         while let Ok((mut client, _)) = listener.accept().await {
+            // What says which way, as in the other server.
+            if client.read_u8().await.is_err() {
+                continue;
+            }
             let command = Command::new("head")
                 .args(["-c", &BYTES.to_string(), "/dev/zero"])
                 .stdout(Stdio::piped())
@@ -266,6 +273,8 @@ async fn files_of(world: &World, method: &str, what: &str, size: u64) -> anyhow:
 async fn stalled(world: &World) -> anyhow::Result<Rate> {
     let (_, sprite) = world.call("GET", &format!("/v1/sprites/{NAME}"), None).await?;
     let id = sprite["id"].as_str().context("an id")?;
+    let (code, _) = exit_of(world.exec(NAME, "true", "").await?).await?;
+    ensure!(code == 0, "true ended with {code}");
     let record = world.state_dir().join("sprites").join(id).join("run/process.json");
     let record: Value = serde_json::from_slice(&std::fs::read(record)?)?;
     let pid = record["pid"].as_i64().context("a pid")?;
