@@ -1,7 +1,9 @@
 //! The messages of tunnels and watches.
 #![no_main]
 
-use frames::{FileWatchMessage, FileWatchRequest, PortWatchMessage, TunnelMessage, TunnelReply, TunnelRequest};
+use frames::{
+    FileWatchMessage, FileWatchRequest, PortWatchMessage, TunnelMessage, TunnelReply, TunnelRequest,
+};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|bytes: &[u8]| {
