@@ -423,6 +423,13 @@ impl Direct {
         })
     }
 
+    /// From now on the end of the lease does not end it: only the sprite's runtime does, or the client.
+    pub(crate) fn outlive_lease(&mut self) {
+        if let Some(upstream) = self.registration.upstream.take() {
+            upstream.sockets.lock().open.remove(&self.registration.socket);
+        }
+    }
+
     /// Whether it carried another request before.
     pub(crate) const fn is_reused(&self) -> bool {
         self.reused

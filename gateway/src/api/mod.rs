@@ -20,7 +20,7 @@ use crate::edge::{
 };
 use path::Endpoint;
 
-pub(crate) use path::inside;
+pub(crate) use path::{inside, is_watch};
 
 /// How long a change may take to come back over the watch stream before it is answered anyway.
 const CATCH_UP: std::time::Duration = std::time::Duration::from_secs(5);

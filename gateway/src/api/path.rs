@@ -37,6 +37,11 @@ pub(crate) fn inside(target: &str) -> Option<(Option<SpriteName>, String)> {
     INSIDE.contains(&first).then(|| (sprite_name(name), format!("/{rest}")))
 }
 
+/// Whether a path inside a sprite is one that tells what happens there, and does nothing.
+pub(crate) fn is_watch(path: &str) -> bool {
+    matches!(path.split('?').next(), Some("/fs/watch" | "/ports/watch"))
+}
+
 fn sprite_name(segment: &str) -> Option<SpriteName> {
     decode(segment)?.parse().ok()
 }

@@ -86,6 +86,13 @@ pub(crate) struct Forward {
     pub(crate) path: Option<String>,
 }
 
+impl Forward {
+    /// Whether it only watches the sprite, which keeps nothing awake.
+    pub(crate) fn is_watch(&self) -> bool {
+        self.target == Target::Api && self.path.as_deref().is_some_and(api::is_watch)
+    }
+}
+
 /// A request that may go to a sprite once that is awake.
 struct Cleared {
     route: Arc<Route>,

@@ -631,10 +631,16 @@ impl Exchange<'_> {
         let _ended = timeout(LAST_WORDS, client.end_with(&text)).await;
     }
 
-    fn switch(self, sprite: Direct) -> After {
+    fn switch(self, mut sprite: Direct) -> After {
         self.log();
         let Self { client, ctx, moved, .. } = self;
         let RequestCtx { forward: Some(forward), request_id, .. } = ctx else { return After::Closed };
+        let forward = if forward.is_watch() {
+            sprite.outlive_lease();
+            None
+        } else {
+            Some(forward)
+        };
         After::Switched(Box::new(Tunnel { client, sprite, forward, request_id, moved }))
     }
 

@@ -14,11 +14,13 @@ use super::{
 };
 use crate::upstream::Direct;
 
-/// Both ends, and the lease that keeps the sprite awake.
+/// Both ends.
 pub(super) struct Tunnel {
     pub(super) client: Tracked,
     pub(super) sprite: Direct,
-    pub(super) forward: Box<Forward>,
+    /// With the lease that keeps the sprite awake. A watch has none: it sees its sprite fall asleep, and hears
+    /// from it again when somebody else has woken it.
+    pub(super) forward: Option<Box<Forward>>,
     pub(super) request_id: String,
     pub(super) moved: Moved,
 }

@@ -114,6 +114,33 @@ async fn what_is_no_activity_lets_a_sprite_sleep() -> anyhow::Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_watch_keeps_nobody_awake_and_goes_on_when_somebody_else_wakes_the_sprite() -> anyhow::Result<()> {
+    let world = World::start(Options::default()).await?;
+    world.create("watched", "public").await?;
+    let mut ports = world.websocket("/v1/sprites/watched/ports/watch").await?;
+    assert_eq!(text(&mut ports).await?["type"], "port_list");
+    let mut files = world.websocket("/v1/sprites/watched/fs/watch").await?;
+    files.send(Message::text(r#"{"type":"subscribe","paths":["/tmp"]}"#)).await?;
+    assert_eq!(text(&mut files).await?["type"], "subscribed");
+    asleep(&world, "watched").await?;
+    let touched = world.exec("watched", "echo x > /tmp/seen", "").await?;
+    assert_eq!(exit_of(touched).await?.0, 0);
+    loop {
+        let event = text(&mut files).await?;
+        ensure!(event["type"] == "event", "{event}");
+        if event["path"] == "/tmp/seen" && event["event"] == "write" {
+            break;
+        }
+    }
+    asleep(&world, "watched").await?;
+    // It ends with the life of the sprite.
+    world.sleep("watched", "cold").await?;
+    let end = tokio::time::timeout(SOON, async { while text(&mut ports).await.is_ok() {} }).await;
+    ensure!(end.is_ok(), "the watch of ports goes on");
+    world.stop().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_silent_session_may_sleep_where_only_output_counts() -> anyhow::Result<()> {
     let options = Options { lifecycle: "session_activity = \"output\"".into(), ..Options::default() };
     let world = World::start(options).await?;
