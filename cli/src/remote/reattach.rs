@@ -28,6 +28,8 @@ use crate::{
 
 /// How long a server that is gone is waited for.
 const PATIENCE: Duration = Duration::from_secs(600);
+/// What a server needs to know better than we why a connection ended.
+const SETTLING: Duration = Duration::from_millis(400);
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 /// Ctrl-C.
@@ -75,6 +77,8 @@ async fn attach(
 ) -> Result<Socket, Error> {
     let deadline = Instant::now() + PATIENCE;
     let mut pause = FIRST_PAUSE;
+    // Connections are cut a moment before a sprite that is put to sleep says so.
+    sleep(SETTLING).await;
     loop {
         match look(api, sprite).await {
             Ok(Now::Attach) => {}

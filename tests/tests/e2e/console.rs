@@ -229,7 +229,7 @@ impl Terminal {
             "--",
             "env",
             "-i",
-            "PS1=here> ",
+            "PS1=local> ",
             "TERM=screen-256color",
         ]);
         for (name, value) in cli.environment() {
@@ -242,7 +242,7 @@ impl Terminal {
         let started = command.args(["LC_ALL=C.UTF-8", "sh", "-i"]).current_dir(cli.home()).output()?;
         ensure!(started.status.success(), "tmux: {}", String::from_utf8_lossy(&started.stderr));
         terminal.say(&["set", "-g", "status", "off"])?;
-        terminal.until("here>").await?;
+        terminal.until("local>").await?;
         Ok(terminal)
     }
 
@@ -290,6 +290,13 @@ impl Terminal {
         }
     }
 
+    /// Waits until this is nowhere on the screen.
+    async fn gone(&self, mark: &str) -> anyhow::Result<()> {
+        eventually(SOON, async || Ok(!self.screen()?.contains(mark)))
+            .await
+            .with_context(|| format!("{mark:?} is still on the screen"))
+    }
+
     /// Runs a line in whatever shell is there and waits for its result; the mark is made there, so that
     /// the line as it is typed does not have it.
     async fn answers(&self, line: &str, mark: &str) -> anyhow::Result<String> {
@@ -334,13 +341,15 @@ async fn a_console_is_a_terminal() -> anyhow::Result<()> {
     terminal.until("héllo ✓").await?;
     terminal.key("Escape")?;
     terminal.line(":wq")?;
+    // What is typed while a program gives the terminal back may be thrown away.
+    terminal.until("there>").await?;
     terminal.answers("clear; wc -l /tmp/note; cat /tmp/note", "2 /tmp/note").await?;
     terminal.until("héllo ✓").await?;
 
     terminal.line("clear; sleep 1000; echo code=$?")?;
-    terminal.until("there>").await.ok();
     eventually(SOON, async || Ok(cli.run(&["exec", "pgrep -x sleep"]).await?.code == 0)).await?;
     terminal.key("C-c")?;
+    terminal.until("there>").await?;
     terminal.answers("echo code=$?", "code=130").await?;
     terminal.line("clear; sleep 1000")?;
     eventually(SOON, async || Ok(cli.run(&["exec", "pgrep -x sleep"]).await?.code == 0)).await?;
@@ -348,8 +357,10 @@ async fn a_console_is_a_terminal() -> anyhow::Result<()> {
     terminal.until("Stopped").await?;
     terminal.answers("jobs", "sleep 1000").await?;
     terminal.line("clear; fg")?;
-    terminal.until("sleep 1000").await?;
+    let goes_on = "[ \"$(ps -o stat= -C sleep | cut -c1)\" = S ]";
+    eventually(SOON, async || Ok(cli.run(&["exec", goes_on]).await?.code == 0)).await.context("fg")?;
     terminal.key("C-c")?;
+    terminal.until("there>").await?;
     terminal.answers("echo on$((1+1))", "on2").await?;
 
     // A character that arrives in pieces.
@@ -371,9 +382,10 @@ for b in 'sp\u00e4t \u2713 \U0001f980!'.encode(): sys.stdout.buffer.write(bytes(
     terminal.say(&["load-buffer", "-b", "big", &cli.home().join("paste").to_string_lossy()])?;
     terminal.say(&["paste-buffer", "-r", "-b", "big"])?;
     terminal.until(&expected).await?;
-
+    terminal.until("there>").await?;
+    terminal.answers("echo sa$((1))ne", "sa1ne").await?;
     terminal.line("exit 3")?;
-    terminal.until("here>").await?;
+    terminal.until("local>").await?;
     terminal.answers("echo code=$?; stty -a", "code=3").await?;
     let modes = terminal.until("icanon").await?;
     ensure!(!modes.contains("-icanon") && !modes.contains("-echo "), "the terminal is still raw:\n{modes}");
@@ -398,7 +410,7 @@ async fn a_terminals_session_outlives_its_client() -> anyhow::Result<()> {
 
     for signal in [Signal::SIGTERM, Signal::SIGHUP] {
         kill(terminal.sprite()?, signal)?;
-        terminal.until("here>").await?;
+        terminal.until("local>").await?;
         terminal.answers("echo code=$?; stty -a", &format!("code={}", 128 + signal as i32)).await?;
         let modes = terminal.until("icanon").await?;
         ensure!(!modes.contains("-icanon"), "the terminal is still raw after {signal}:\n{modes}");
@@ -409,7 +421,8 @@ async fn a_terminals_session_outlives_its_client() -> anyhow::Result<()> {
     world.kill_gateway()?;
     terminal.until("connection lost").await?;
     world.start_gateway().await?;
-    terminal.until("there").await.ok();
+    // The screen is cleared and shown again; what is typed before that goes nowhere.
+    terminal.gone("connection lost").await?;
     terminal
         .answers("clear; [ $X = $$ ] && echo aga$((1))in", "aga1in")
         .await
@@ -419,10 +432,11 @@ async fn a_terminals_session_outlives_its_client() -> anyhow::Result<()> {
     terminal.until("press a key").await?;
     ensure!(world.status("web").await? == "warm", "coming back by itself undid the sleep");
     terminal.key("Space")?;
+    terminal.gone("press a key").await?;
     terminal.answers("clear; [ $X = $$ ] && echo awa$((1))ke", "awa1ke").await.context("after the sleep")?;
 
     cli.run(&["sleep", "web", "--cold"]).await?.good()?;
-    terminal.until("ended with it").await?;
+    terminal.until(" ended").await?;
     terminal.answers("echo code=$?; stty -a", "code=1").await?;
     ensure!(!terminal.until("icanon").await?.contains("-icanon"));
     drop(terminal);
