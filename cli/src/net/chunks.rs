@@ -18,6 +18,8 @@ const MAX_HEAD_BYTES: usize = 64 << 10;
 const MAX_HEADERS: usize = 64;
 /// Larger than any frame that a server sends.
 const MAX_CHUNK_BYTES: usize = 16 << 20;
+/// What the rest of a refusal may take, when its head is there.
+const REFUSAL_TIMEOUT: Duration = Duration::from_secs(5);
 /// The most of a refusal that is read.
 const MAX_REFUSAL_BYTES: usize = 64 << 10;
 
@@ -28,6 +30,16 @@ pub(crate) struct Upload<W>(W);
 pub(crate) struct Download<R> {
     from: R,
     buffer: BytesMut,
+}
+
+/// What an answer's head says that matters here.
+#[derive(Clone, Debug)]
+pub(crate) struct Head {
+    pub(crate) status: u16,
+    chunked: bool,
+    length: Option<usize>,
+    retry_after: Option<u64>,
+    pub(crate) accept_key: Option<String>,
 }
 
 /// Begins a POST whose body follows in chunks.
@@ -51,7 +63,7 @@ pub(crate) async fn post(
     let (from, mut to) = tokio::io::split(stream);
     to.write_all(head.as_bytes()).await?;
     to.flush().await?;
-    Ok((Upload(to), Download { from, buffer: BytesMut::new() }))
+    Ok((Upload(to), Download::new(from)))
 }
 
 impl<W: AsyncWrite + Unpin> Upload<W> {
@@ -73,6 +85,18 @@ impl<W: AsyncWrite + Unpin> Upload<W> {
     }
 }
 
+impl<R> Download<R> {
+    /// An answer that will come from there.
+    pub(crate) fn new(from: R) -> Self {
+        Self { from, buffer: BytesMut::new() }
+    }
+
+    /// The connection, and what was read of it beyond the head.
+    pub(crate) fn into_parts(self) -> (R, Vec<u8>) {
+        (self.from, self.buffer.to_vec())
+    }
+}
+
 impl<R: AsyncRead + Unpin> Download<R> {
     async fn fill(&mut self) -> Result<(), Error> {
         if self.from.read_buf(&mut self.buffer).await? == 0 {
@@ -83,33 +107,49 @@ impl<R: AsyncRead + Unpin> Download<R> {
 
     /// Waits for the answer's head. A refusal is read whole and becomes the error.
     pub(crate) async fn head(&mut self) -> Result<(), Error> {
-        let (status, chunked, length, retry_after) = timeout(HEAD_TIMEOUT, self.read_head())
-            .await
-            .map_err(|_| Error::said(format!("no answer within {} s", HEAD_TIMEOUT.as_secs())))??;
-        if status == 200 && chunked {
-            return Ok(());
-        }
-        let mut body = BytesMut::new();
-        if chunked {
-            while let Some(chunk) = self.chunk().await? {
-                if body.len() < MAX_REFUSAL_BYTES {
-                    body.extend_from_slice(&chunk);
-                }
+        let head = self.any_head(HEAD_TIMEOUT).await?;
+        match (head.status, head.chunked) {
+            (200, true) => Ok(()),
+            (200, false) => {
+                Err(Error::said("the answer is not streamed; this server does not offer exec over HTTP"))
             }
-        } else {
-            let length = length.unwrap_or(0).min(MAX_REFUSAL_BYTES);
+            _ => Err(self.refusal(&head).await?),
+        }
+    }
+
+    /// Waits for a head, whatever it says.
+    pub(crate) async fn any_head(&mut self, limit: Duration) -> Result<Head, Error> {
+        timeout(limit, self.read_head())
+            .await
+            .map_err(|_| Error::said(format!("no answer within {} s", limit.as_secs())))?
+    }
+
+    /// Reads the body of a refusal and makes an error of it.
+    pub(crate) async fn refusal(&mut self, head: &Head) -> Result<Error, Error> {
+        let body = timeout(REFUSAL_TIMEOUT, self.refusals_body(head)).await;
+        // What it said is nice to have; that it refused is known.
+        let body = body.ok().and_then(Result::ok).unwrap_or_default();
+        Ok(api::refused(head.status, head.retry_after, &body))
+    }
+
+    async fn refusals_body(&mut self, head: &Head) -> Result<BytesMut, Error> {
+        if !head.chunked {
+            let length = head.length.unwrap_or(0).min(MAX_REFUSAL_BYTES);
             while self.buffer.len() < length {
                 self.fill().await?;
             }
-            body = self.buffer.split_to(length);
+            return Ok(self.buffer.split_to(length));
         }
-        if status == 200 {
-            return Err(Error::said("the answer is not streamed; this server does not offer exec over HTTP"));
+        let mut body = BytesMut::new();
+        while let Some(chunk) = self.chunk().await? {
+            if body.len() < MAX_REFUSAL_BYTES {
+                body.extend_from_slice(&chunk);
+            }
         }
-        Err(api::refused(status, retry_after, &body))
+        Ok(body)
     }
 
-    async fn read_head(&mut self) -> Result<(u16, bool, Option<usize>, Option<u64>), Error> {
+    async fn read_head(&mut self) -> Result<Head, Error> {
         loop {
             let mut headers = [httparse::EMPTY_HEADER; MAX_HEADERS];
             let mut head = httparse::Response::new(&mut headers);
@@ -117,20 +157,23 @@ impl<R: AsyncRead + Unpin> Download<R> {
                 .parse(&self.buffer)
                 .map_err(|error| Error::said(format!("the answer is no HTTP: {error}")))?;
             if let httparse::Status::Complete(length) = parsed {
-                let status = head.code.unwrap_or(0);
                 let value = |name: &str| {
                     let header = head.headers.iter().find(|header| header.name.eq_ignore_ascii_case(name))?;
                     std::str::from_utf8(header.value).ok().map(str::trim)
                 };
-                let chunked =
-                    value("transfer-encoding").is_some_and(|how| how.eq_ignore_ascii_case("chunked"));
-                let length_of_body = value("content-length").and_then(|length| length.parse().ok());
-                let retry_after = value("retry-after").and_then(|seconds| seconds.parse().ok());
+                let found = Head {
+                    status: head.code.unwrap_or(0),
+                    chunked: value("transfer-encoding")
+                        .is_some_and(|how| how.eq_ignore_ascii_case("chunked")),
+                    length: value("content-length").and_then(|length| length.parse().ok()),
+                    retry_after: value("retry-after").and_then(|seconds| seconds.parse().ok()),
+                    accept_key: value("sec-websocket-accept").map(str::to_owned),
+                };
                 self.buffer.advance(length);
-                if status == 100 {
+                if found.status == 100 {
                     continue;
                 }
-                return Ok((status, chunked, length_of_body, retry_after));
+                return Ok(found);
             }
             if self.buffer.len() > MAX_HEAD_BYTES {
                 return Err(Error::said("the answer's head has no end"));
@@ -174,7 +217,7 @@ mod tests {
             to.write_all(part.as_bytes()).await?;
         }
         drop(to);
-        let mut download = Download { from, buffer: BytesMut::new() };
+        let mut download = Download::new(from);
         download.head().await?;
         let mut chunks = Vec::new();
         while let Some(chunk) = download.chunk().await? {

@@ -2,16 +2,21 @@
 
 use std::time::Duration;
 
-use http::HeaderMap;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::{
+    io::AsyncWriteExt,
+    time::{Instant, sleep},
+};
 use tokio_tungstenite::{
-    WebSocketStream, client_async_with_config,
-    tungstenite::{self, client::IntoClientRequest, protocol::WebSocketConfig},
+    WebSocketStream,
+    tungstenite::{
+        handshake::{client::generate_key, derive_accept_key},
+        protocol::{Role, WebSocketConfig},
+    },
 };
 
 pub(crate) use tokio_tungstenite::tungstenite::{Message, protocol::frame::coding::CloseCode};
 
-use super::{Api, Stream, api};
+use super::{Api, Stream, chunks::Download};
 use crate::error::{Error, root};
 
 /// An upgrade is held while a sprite wakes.
@@ -27,47 +32,53 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 /// An open WebSocket.
 pub(crate) type Socket = WebSocketStream<Stream>;
 
-/// Opens one. What refuses it is told as a call's refusal is.
-pub(crate) async fn open(api: &Api, url: &str) -> Result<(Socket, HeaderMap), Error> {
+/// Opens one. What refuses it is told as a call's refusal is: the handshake is our own, as a library's
+/// gives up at the head of a refusal, and its body says why.
+pub(crate) async fn open(api: &Api, url: &str) -> Result<Socket, Error> {
     let began = Instant::now();
-    let (stream, _) = api.connect(url).await?;
-    let address = url.replacen("http", "ws", 1);
-    let mut request = address
-        .into_client_request()
-        .map_err(|error| Error::said(format!("{url} is no usable URL: {error}")))?;
-    let bearer = format!("Bearer {}", api.token().expose());
-    let mut bearer = http::HeaderValue::try_from(bearer)
-        .map_err(|_| Error::said("the token has characters that can't be part of one"))?;
-    bearer.set_sensitive(true);
-    request.headers_mut().insert(http::header::AUTHORIZATION, bearer);
-    request.headers_mut().insert(
-        http::header::USER_AGENT,
-        http::HeaderValue::from_static(concat!("sprite-cli/", env!("CARGO_PKG_VERSION"))),
-    );
-    let config = WebSocketConfig::default()
-        .read_buffer_size(READ_BUFFER_BYTES)
-        .max_message_size(Some(MAX_MESSAGE_BYTES))
-        .max_frame_size(Some(MAX_MESSAGE_BYTES));
-    let upgrade = client_async_with_config(request, stream, Some(config));
-    let unreachable = |reason| Error::Unreachable { api: api.base.clone(), reason };
-    let opened = match timeout(UPGRADE_TIMEOUT, upgrade).await {
-        Err(_) => return Err(unreachable(format!("no answer within {} s", UPGRADE_TIMEOUT.as_secs()))),
-        Ok(Ok((socket, answer))) => Ok((socket, answer.headers().clone())),
-        Ok(Err(tungstenite::Error::Http(answer))) => {
-            let retry_after = answer
-                .headers()
-                .get(http::header::RETRY_AFTER)
-                .and_then(|seconds| seconds.to_str().ok()?.parse().ok());
-            let body = answer.body().as_deref().unwrap_or_default();
-            Err(api::refused(answer.status().as_u16(), retry_after, body))
-        }
-        Ok(Err(error)) => Err(unreachable(root(&error))),
-    };
+    let opened = upgrade(api, url).await;
     api.trace(|| {
         let result = opened.as_ref().map_or_else(ToString::to_string, |_| "open".to_owned());
         format!("WebSocket {url}: {result} after {} ms", began.elapsed().as_millis())
     });
     opened
+}
+
+async fn upgrade(api: &Api, url: &str) -> Result<Socket, Error> {
+    let (mut stream, endpoint) = api.connect(url).await?;
+    let target = url.parse::<http::Uri>().ok();
+    let target = target.as_ref().and_then(|uri| uri.path_and_query()).map_or("/", |target| target.as_str());
+    let token = api.token().expose();
+    if token.bytes().any(|byte| byte.is_ascii_control()) {
+        return Err(Error::said("the token has characters that can't be part of one"));
+    }
+    let key = generate_key();
+    let head = format!(
+        "GET {target} HTTP/1.1\r\nHost: {}\r\nAuthorization: Bearer {token}\r\nUser-Agent: sprite-cli/{}\r\n\
+         Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {key}\r\n\r\n",
+        endpoint.authority(),
+        env!("CARGO_PKG_VERSION"),
+    );
+    let unreachable = |reason: String| Error::Unreachable { api: api.base.clone(), reason };
+    let sent = async {
+        stream.write_all(head.as_bytes()).await?;
+        stream.flush().await
+    };
+    sent.await.map_err(|error| unreachable(root(&error)))?;
+    let mut answer = Download::new(stream);
+    let head = answer.any_head(UPGRADE_TIMEOUT).await.map_err(|error| unreachable(error.to_string()))?;
+    if head.status != 101 {
+        return Err(answer.refusal(&head).await?);
+    }
+    if head.accept_key.as_deref() != Some(&derive_accept_key(key.as_bytes())) {
+        return Err(Error::said("the server's answer to the WebSocket handshake is wrong"));
+    }
+    let config = WebSocketConfig::default()
+        .read_buffer_size(READ_BUFFER_BYTES)
+        .max_message_size(Some(MAX_MESSAGE_BYTES))
+        .max_frame_size(Some(MAX_MESSAGE_BYTES));
+    let (stream, read) = answer.into_parts();
+    Ok(WebSocketStream::from_partially_read(stream, read, Role::Client, Some(config)).await)
 }
 
 /// Opens one, trying for as long as the budget lasts what may pass by itself: nothing was done yet, so
@@ -77,7 +88,7 @@ pub(crate) async fn open_patiently(
     url: impl AsRef<str>,
     budget: Duration,
     mut on_trouble: impl FnMut(&Error),
-) -> Result<(Socket, HeaderMap), Error> {
+) -> Result<Socket, Error> {
     let deadline = Instant::now() + budget;
     let mut pause = FIRST_PAUSE;
     loop {

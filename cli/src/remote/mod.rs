@@ -71,7 +71,7 @@ pub(crate) async fn run(api: &Api, sprite: &str, target: Target, forward_ports: 
     // Before anything is started, so that no signal falls between.
     let mut signals = Signals::listen()?;
     let opening = ws::open_patiently(api, target.url(api, sprite), BUDGET, |_| ());
-    let (mut socket, _) = progress::for_a_person(&format!("waiting for {sprite}"), opening).await?;
+    let mut socket = progress::for_a_person(&format!("waiting for {sprite}"), opening).await?;
     let wants_tty = matches!(&target, Target::Command(query) if query.tty);
     let (mut session, mut early) = attachment::first_message(&mut socket, wants_tty).await?;
     if let Target::Session(id) = &target {

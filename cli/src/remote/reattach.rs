@@ -105,8 +105,7 @@ async fn attach(
         }
         let url = Target::Session(id.clone()).url(api, sprite);
         let opening = ws::open_patiently(api, &url, BUDGET, |_| ());
-        let (mut socket, _) = match progress::for_a_person(&format!("coming back to {sprite}"), opening).await
-        {
+        let mut socket = match progress::for_a_person(&format!("coming back to {sprite}"), opening).await {
             Ok(opened) => opened,
             Err(error) if error.is_absence() => {
                 return Err(Error::said(format!("the session {id} has ended meanwhile")));

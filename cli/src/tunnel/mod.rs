@@ -147,7 +147,7 @@ impl Tunnels {
     pub(crate) async fn open_tunnel(&self, target: &TunnelRequest) -> Result<Socket, Error> {
         let url = self.api.inside(&self.sprite, "/proxy");
         let mut told = false;
-        let (mut socket, _) = ws::open_patiently(&self.api, &url, BUDGET, |error| {
+        let mut socket = ws::open_patiently(&self.api, &url, BUDGET, |error| {
             if !std::mem::replace(&mut told, true) {
                 self.say(|| {
                     format!("port {}: {error}\nTrying again for {} s", target.port, BUDGET.as_secs())
