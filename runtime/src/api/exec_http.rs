@@ -13,7 +13,7 @@ use axum::{
     response::{IntoResponse as _, Response},
 };
 use bytes::Bytes;
-use frames::{ExecQuery, FromServer, Stream};
+use frames::{ExecQuery, FromServer};
 use futures_util::{StreamExt as _, stream};
 use tokio::time::{Instant, sleep_until};
 
@@ -64,8 +64,8 @@ struct Answer {
     attachment: Attachment,
     /// Goes on while output is waited for, until it has ended.
     input: Option<Input>,
-    /// The stream of the last frame, and when it was handed over.
-    last: Option<(u8, Instant)>,
+    /// When the last frame was handed over.
+    last: Option<Instant>,
     over: bool,
 }
 
@@ -102,14 +102,11 @@ impl Answer {
             // The process waits for its only reader; but others may have attached, and did not.
             Next::Lost => return None,
         };
-        let stream = *frame.first()?;
-        if let Some((last, at)) = self.last
-            && (last != stream || stream == Stream::Exit.byte())
-        {
-            sleep_until(at + QUIET).await;
+        if let Some(last) = self.last {
+            sleep_until(last + QUIET).await;
         }
         self.attachment.sent(count);
-        self.last = Some((stream, Instant::now()));
+        self.last = Some(Instant::now());
         Some(frame)
     }
 }

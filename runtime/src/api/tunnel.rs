@@ -26,7 +26,7 @@ use tokio::{
         TcpStream,
         tcp::{OwnedReadHalf, OwnedWriteHalf},
     },
-    time::timeout,
+    time::{sleep, timeout},
 };
 use tokio_tungstenite::tungstenite::Message;
 use tracing::debug;
@@ -47,6 +47,8 @@ const REQUEST_LIMIT: Duration = Duration::from_secs(30);
 const CONNECT_LIMIT: Duration = Duration::from_secs(8);
 /// In a sprite that has just booted, what the client wants may still be starting.
 const BOOTING: Duration = Duration::from_secs(15);
+/// Clients that are not ours begin to listen a moment after the reply, and lose what a server says at once.
+const QUIET: Duration = Duration::from_millis(10);
 /// How much is read from the target at a time, and so a message's size.
 const BLOCK_BYTES: usize = 64 * 1024;
 
@@ -87,7 +89,12 @@ async fn serve(runtime: Arc<Runtime>, mut socket: Socket) {
             websocket::close(sink, source, 1011, &reason).await;
         }
         Ok(_) if told.is_err() => {}
-        Ok(target) => relay(sink, source, target, asked.half_close).await,
+        Ok(target) => {
+            if !asked.half_close {
+                sleep(QUIET).await;
+            }
+            relay(sink, source, target, asked.half_close).await;
+        }
     }
 }
 
