@@ -165,7 +165,7 @@ async fn control_is_404_and_what_is_not_there_yet_is_501() -> anyhow::Result<()>
     world.create("later", "public").await?;
     is_clear(&send(&world, "GET", "/v1/sprites/later/control", "").await?, 404)?;
     for (method, path) in
-        [("POST", "exec"), ("POST", "checkpoint"), ("GET", "policy/network"), ("GET", "fs/read")]
+        [("POST", "checkpoint"), ("GET", "checkpoints"), ("GET", "policy/network"), ("GET", "tasks")]
     {
         is_clear(&send(&world, method, &format!("/v1/sprites/later/{path}"), "").await?, 501)?;
     }
