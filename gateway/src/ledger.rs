@@ -340,6 +340,8 @@ impl Conn {
         entry.next_attachment += 1;
         let held = slot.begin_use();
         let slot = slot.clone();
+        // Nearly always the only one: no room for more than there are.
+        entry.attached.reserve_exact(1);
         entry.attached.push(Attachment { id, slot, anonymous, in_flight: 0, leaving: false, _held: held });
         true
     }
@@ -353,6 +355,7 @@ impl Conn {
         if entry.tokens.len() >= MAX_TOKENS {
             return false;
         }
+        entry.tokens.reserve_exact(1);
         entry.tokens.push(token.clone());
         true
     }

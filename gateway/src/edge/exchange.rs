@@ -65,7 +65,7 @@ const LAST_WORDS: Duration = Duration::from_secs(5);
 /// What becomes of the client's connection.
 pub(super) enum After {
     /// It may carry the next request.
-    Next(Tracked),
+    Next(Box<Tracked>),
     Closed,
     /// It speaks another protocol from here on.
     Switched(Box<Tunnel>),
@@ -84,7 +84,12 @@ enum Failure {
 }
 
 /// Serves one admitted request.
-pub(super) async fn serve(edge: &Edge, client: Tracked, mut request: Request, prepared: Prepared) -> After {
+pub(super) async fn serve(
+    edge: &Edge,
+    client: Box<Tracked>,
+    mut request: Request,
+    prepared: Prepared,
+) -> After {
     let mut ctx = RequestCtx::of(client.conn().clone(), prepared);
     ctx.wants_timing = request.wants_timing;
     let Some(forward) = &ctx.forward else { return After::Closed };
@@ -110,7 +115,7 @@ pub(super) async fn serve(edge: &Edge, client: Tracked, mut request: Request, pr
 struct Exchange<'a> {
     edge: &'a Edge,
     request: &'a Request,
-    client: Tracked,
+    client: Box<Tracked>,
     ctx: RequestCtx,
     up: Up,
     down: Down,
@@ -313,7 +318,10 @@ impl Exchange<'_> {
             }
             match self.poll_body(cx, sprite)? {
                 Poll::Ready(()) => {}
-                Poll::Pending => return Ok(()),
+                Poll::Pending => {
+                    self.up.kept = Vec::new();
+                    return Ok(());
+                }
             }
         }
     }
@@ -324,7 +332,11 @@ impl Exchange<'_> {
         let taken = self.up.body.take(ahead).map_err(malformed)?;
         self.up.continued |= taken > 0;
         self.up.kept_at = 0;
-        self.up.kept = if taken > 0 { self.client.take_ahead(taken) } else { Vec::new() };
+        match taken {
+            // Its room is of use for as long as the body flows.
+            0 => self.up.kept.clear(),
+            1.. => self.up.kept = self.client.take_ahead(taken),
+        }
         Ok(())
     }
 
@@ -414,7 +426,7 @@ impl Exchange<'_> {
                     Ok(0) | Err(_) => return Poll::Ready(Err(Failure::Gone)),
                 }
             }
-            self.down.out = Vec::new();
+            self.down.out.clear();
             self.down.out_at = 0;
             let moved = match &self.down.stage {
                 Stage::Heads => self.poll_heads(cx, sprite),
@@ -427,6 +439,8 @@ impl Exchange<'_> {
                 Poll::Ready(Ok(false)) => break,
                 Poll::Ready(Err(failure)) => return Poll::Ready(Err(failure)),
                 Poll::Pending => {
+                    // Nothing moves: gives its memory back.
+                    self.down.out = Vec::new();
                     return match self.client.poll_send_rest(cx) {
                         Poll::Ready(Err(_)) => Poll::Ready(Err(Failure::Gone)),
                         Poll::Ready(Ok(())) | Poll::Pending => Poll::Pending,
@@ -665,7 +679,7 @@ fn malformed(_: Malformed) -> Failure {
 
 /// The answer came before the request's end: reads the rest away if it is small, so that the connection can
 /// carry the next request, or else closes it so that the client can read the answer (T25).
-async fn drain(mut client: Tracked, mut body: Body) -> After {
+async fn drain(mut client: Box<Tracked>, mut body: Body) -> After {
     let draining = async {
         let mut drained = 0;
         loop {

@@ -68,7 +68,7 @@ enum NoHead {
 
 impl Gate {
     /// Serves a plain connection, whichever HTTP it speaks.
-    pub(crate) async fn serve(self, mut client: Tracked) {
+    pub(crate) async fn serve(self, mut client: Box<Tracked>) {
         match self.protocol(&mut client).await {
             Some(Protocol::Http1) => self.serve_h1(client).await,
             Some(Protocol::Http2) => Box::pin(self.serve_h2(client)).await,
@@ -77,7 +77,7 @@ impl Gate {
     }
 
     /// Serves a connection that is known to speak HTTP/2.
-    pub(crate) async fn serve_h2(self, client: Tracked) {
+    pub(crate) async fn serve_h2(self, client: Box<Tracked>) {
         h2::serve(self, client).await;
     }
 
@@ -100,7 +100,7 @@ impl Gate {
         }
     }
 
-    async fn serve_h1(self, mut client: Tracked) {
+    async fn serve_h1(self, mut client: Box<Tracked>) {
         let mut idle = pin!(sleep(self.edge.settings.timing.keepalive_idle));
         loop {
             let request = match self.next_request(&mut client, idle.as_mut()).await {
@@ -173,21 +173,22 @@ impl Gate {
     }
 
     /// Decides about one request and has it served, by us or by Pingora.
-    async fn serve_request(&self, mut client: Tracked, request: Request) -> After {
+    async fn serve_request(&self, mut client: Box<Tracked>, request: Request) -> After {
         let Some(prepared) = self.prepare(&mut client, &request).await else {
             self.edge.metrics.error(Side::Downstream);
             debug!(peer = %client.conn().peer(), "A client left while its request was held");
             return After::Closed;
         };
         if prepared.is_forward() && !request.needs_translation {
-            return exchange::serve(&self.edge, client, request, prepared).await;
+            // Boxed, so that a held request has not the size of one that moves.
+            return Box::pin(exchange::serve(&self.edge, client, request, prepared)).await;
         }
         client.admit_request(request.raw().len(), request.framing);
         client.put_back(request.into_raw());
         let handover = Handover::new(client.conn().clone(), prepared);
         let kept = Box::pin(self.enter_pingora(client)).await;
         drop(handover);
-        kept.map_or(After::Closed, |client| After::Next(*client))
+        kept.map_or(After::Closed, After::Next)
     }
 
     /// Decides about a request, holding it if need be; `None` if its client left.
@@ -213,8 +214,8 @@ impl Gate {
     }
 
     /// Lets Pingora serve one request; the connection comes back if it can be used again.
-    async fn enter_pingora(&self, client: Tracked) -> Option<Box<Tracked>> {
-        let mut session = ServerSession::new_http1(Box::new(client));
+    async fn enter_pingora(&self, client: Box<Tracked>) -> Option<Box<Tracked>> {
+        let mut session = ServerSession::new_http1(client);
         let draining = *self.draining.borrow();
         // Idle connections wait in our loop, not in Pingora: the number only says "keep it".
         session
@@ -224,7 +225,7 @@ impl Gate {
     }
 
     /// Answers what is not even a request, and closes so that the client can read the answer.
-    async fn refuse(&self, mut client: Tracked, error: &EdgeError) {
+    async fn refuse(&self, mut client: Box<Tracked>, error: &EdgeError) {
         let answer = answer(error);
         self.edge.metrics.refusal(&answer.code);
         self.edge.metrics.request(Class::Unknown, answer.status, Duration::ZERO);

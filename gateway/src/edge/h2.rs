@@ -54,7 +54,7 @@ fn options(edge: &Edge) -> H2Options {
 }
 
 /// Serves a connection to its end.
-pub(super) async fn serve(gate: Gate, client: Tracked) {
+pub(super) async fn serve(gate: Gate, client: Box<Tracked>) {
     let conn = client.conn().clone();
     if !conn.begin_request() {
         return;
@@ -65,7 +65,7 @@ pub(super) async fn serve(gate: Gate, client: Tracked) {
         proxy_digest: client.get_proxy_digest(),
         socket_digest: None,
     });
-    let stream: Stream = Box::new(client);
+    let stream: Stream = client;
     let mut streams = match timeout(HANDSHAKE_TIMEOUT, handshake(stream, Some(options(&gate.edge)))).await {
         Ok(Ok(streams)) => streams,
         Ok(Err(error)) => return debug!(peer = %conn.peer(), %error, "An HTTP/2 handshake failed"),

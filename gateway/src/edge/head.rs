@@ -126,8 +126,11 @@ impl Request {
 
     /// Request line and lines for the sprite, without the empty line; `path` replaces the client's own.
     pub(crate) fn take_wire(&mut self, path: Option<&str>) -> Vec<u8> {
-        let wire = std::mem::take(&mut self.wire);
-        let Some(path) = path else { return wire };
+        let mut wire = std::mem::take(&mut self.wire);
+        let Some(path) = path else {
+            wire.reserve(ADDED_BYTES);
+            return wire;
+        };
         let mut changed = Vec::with_capacity(wire.len() + path.len() + ADDED_BYTES);
         request_line(&mut changed, &self.method, path.as_bytes(), b"");
         changed.extend_from_slice(&wire[self.lines_at..]);
@@ -237,7 +240,8 @@ fn judge(head: &[u8], request: &httparse::Request<'_, '_>) -> Result<Request, He
     let wants_page = matches!(method, http::Method::GET | http::Method::HEAD)
         && !matches!(framing, Framing::Upgrade)
         && fields.navigation;
-    let mut wire = Vec::with_capacity(head.len() + ADDED_BYTES);
+    // Without room for the lines to come: many requests wait, and only those that go on need it.
+    let mut wire = Vec::with_capacity(head.len());
     request_line(&mut wire, &method, if bare { b"/" } else { b"" }, path.as_bytes());
     let lines_at = wire.len();
     fields.pass_on(request.headers, framing, &mut wire);

@@ -208,7 +208,7 @@ async fn accept(listener: Listener, gate: Gate, mut draining: watch::Receiver<bo
 
 fn serve_plain(tcp: TcpStream, accepted: Accepted, gate: Gate) {
     let conn = gate.edge.ledger.enter(accepted);
-    tokio::spawn(gate.serve(Tracked::new(Transport::Plain(tcp), conn)));
+    tokio::spawn(gate.serve(Box::new(Tracked::new(Transport::Plain(tcp), conn))));
 }
 
 /// Hears from a load balancer for whom it has connected, and serves that client.
@@ -244,7 +244,7 @@ async fn shake_hands(tcp: TcpStream, accepted: Accepted, acceptor: TlsAcceptor, 
     let tls_name = session.server_name().map(Box::from);
     let h2 = session.alpn_protocol() == Some(b"h2");
     let conn = gate.edge.ledger.enter(Accepted { tls: true, tls_name, ..accepted });
-    let client = Tracked::new(Transport::Tls(Box::new(tls)), conn);
+    let client = Box::new(Tracked::new(Transport::Tls(Box::new(tls)), conn));
     if h2 {
         tokio::spawn(gate.serve_h2(client));
     } else {

@@ -16,7 +16,7 @@ use crate::upstream::Direct;
 
 /// Both ends.
 pub(super) struct Tunnel {
-    pub(super) client: Tracked,
+    pub(super) client: Box<Tracked>,
     pub(super) sprite: Direct,
     /// With the lease that keeps the sprite awake. A watch has none: it sees its sprite fall asleep, and hears
     /// from it again when somebody else has woken it.
