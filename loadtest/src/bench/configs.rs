@@ -84,6 +84,8 @@ http {{
     keepalive_requests 1000000000;
     map $http_upgrade $connection_header {{ default upgrade; '' ''; }}
     upstream backend {{ server {backend}; keepalive 256; keepalive_requests 1000000000; }}
+    # Of its own: kept connections of HTTP/1 are of no use to it.
+    upstream grpc {{ server {backend}; keepalive 256; keepalive_requests 1000000000; }}
     server {{
         listen {http} backlog=4096;
         listen {https} ssl http2 backlog=4096;
@@ -101,7 +103,7 @@ http {{
             proxy_read_timeout 300s;
         }}
         location /trailers {{
-            grpc_pass grpc://backend;
+            grpc_pass grpc://grpc;
         }}
     }}
 }}

@@ -48,7 +48,7 @@ const fn promise(figure: &'static str, what: &'static str, must: Bound, aim: Bou
 use Kind::{Caddy, Haproxy, Hyper, Nginx, Pingora, Traefik};
 use Measure::{AddedOver, Plain, To};
 
-const PROMISES: [Promise; 30] = [
+const PROMISES: [Promise; 29] = [
     promise("h1-cpu", "CPU per warm h1 request", most(To(Pingora), 1.0), most(To(Nginx), 1.2)),
     promise("h1", "h1 keep-alive rate", least(To(Nginx), 0.65), least(To(Nginx), 1.0)),
     promise(
@@ -89,7 +89,6 @@ const PROMISES: [Promise; 30] = [
     promise("many-last", "last answer after ready (ms)", most(Plain, 2000.0), most(Plain, 1000.0)),
     promise("many-cpu", "CPU while 10,000 wait (% of a core)", most(Plain, 2.0), most(Plain, 0.0)),
     promise("spread-lost", "15,000 held over 1,000 sprites: lost", most(Plain, 0.0), most(Plain, 0.0)),
-    promise("spread-last", "last answer after ready (ms)", most(Plain, 4000.0), most(Plain, 2200.0)),
     promise(
         "storm-paused",
         "hot p99 while 1,000 paused sprites wake, to quiet",
