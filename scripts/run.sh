@@ -146,6 +146,7 @@ again and it answers, with its visits still counted.
 
 Try
     . .run/env; export SPRITES_API_URL SPRITES_TOKEN
+    target/release/sprite exec -s hello "uname -a; ps aux"      run something in it; \`console\` for a shell
     curl -H "Authorization: Bearer \$SPRITES_TOKEN" \$SPRITES_API_URL/v1/sprites/hello        its state
     curl -H "Authorization: Bearer \$SPRITES_TOKEN" \$SPRITES_API_URL/v1/sprites/hello/why    why it is awake
     curl -H "Authorization: Bearer \$SPRITES_TOKEN" \$SPRITES_API_URL/v1/sprites -d '{"name":"mine"}'
