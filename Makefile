@@ -52,6 +52,7 @@ measure: build ## Measure wakes, holds and storms on this machine (see docs/perf
 
 bench: build ## Compare with nginx, HAProxy, Caddy, Traefik, bare hyper and bare Pingora (25 minutes)
 	@scripts/deps.sh bench
+	@mkdir -p docs/plots
 	target/release/loadtest bench --plot docs/plots/bench.svg
 
 bench-quick: build ## The same in less than five minutes
