@@ -5,7 +5,7 @@ TARGET := $(shell rustc -vV 2>/dev/null | sed -n 's/^host: //p')
 RUNTIME_FLAGS := RUSTFLAGS="-C target-feature=+crt-static"
 
 .DEFAULT_GOAL := help
-.PHONY: help deps build run test unit e2e lint fuzz measure bench bench-quick simulate clean
+.PHONY: help deps build image run test unit e2e lint fuzz measure bench bench-quick simulate clean
 
 help: ## Say what there is
 	@echo "Two commands are enough:"
@@ -25,6 +25,11 @@ deps: ## Install what building needs and a fresh machine lacks (or name it)
 build: deps ## Build the programs (optimized) into target/
 	$(RUNTIME_FLAGS) cargo build --release --locked -p runtime --target $(TARGET)
 	cargo build --release --locked -p gateway -p vmm-agent -p cli -p loadtest -p test-support
+
+image: build ## Build what virtual machines boot into target/images: IMAGE=minimal (or default, full)
+	@scripts/deps.sh vm $(IMAGE)
+	target/release/vmm-agent image build --image $(or $(IMAGE),minimal) --images-dir target/images \
+		--runtime target/$(TARGET)/release/runtime
 
 run: build ## Start everything with a demo sprite; Ctrl-C leaves nothing behind
 	@PORT="$(PORT)" TLS_PORT="$(TLS_PORT)" ADMIN_PORT="$(ADMIN_PORT)" IDLE="$(IDLE)" COLD="$(COLD)" DRIVER="$(DRIVER)" scripts/run.sh

@@ -1,14 +1,18 @@
 #!/bin/sh
 # Installs what this machine lacks, where we may (root, or sudo without a password); names it where we
 # may not. `deps.sh build` covers building and running, `deps.sh test` also what the tests drive,
-# `deps.sh bench` also the proxies that `make bench` compares with.
+# `deps.sh bench` also the proxies that `make bench` compares with. `deps.sh vm [IMAGE]` covers building an
+# image for virtual machines and running them.
 set -eu
 
 may_install() { command -v apt-get >/dev/null && { [ "$(id -u)" = 0 ] || sudo -n true 2>/dev/null; }; }
 as_root() { if [ "$(id -u)" = 0 ]; then "$@"; else sudo -n "$@"; fi; }
 
 what=${1:-build}
+image=${2:-minimal}
 missing=
+# Tools for filesystems are where an ordinary user's PATH does not look.
+PATH=$PATH:/usr/sbin:/sbin
 need() { # COMMAND PACKAGE
     command -v "$1" >/dev/null 2>&1 || missing="$missing $2"
 }
@@ -22,7 +26,19 @@ need cc build-essential
 need cmake cmake
 need curl curl
 need openssl openssl
-if [ "$what" != build ]; then
+if [ "$what" = vm ] || [ "$what" = test ]; then
+    need qemu-system-x86_64 qemu-system-x86
+    need qemu-img qemu-utils
+    need debugfs e2fsprogs
+    need dpkg-deb dpkg
+    # Debian's kernels are compressed with it, or with one of the others.
+    need xz xz-utils
+fi
+if [ "$what" = vm ] && [ "$image" != minimal ]; then
+    need mmdebstrap mmdebstrap
+    [ "$(id -u)" = 0 ] || need newuidmap uidmap
+fi
+if [ "$what" = test ] || [ "$what" = bench ]; then
     need python3 python3
     python3 -c 'import ensurepip' 2>/dev/null || missing="$missing python3-venv"
 fi

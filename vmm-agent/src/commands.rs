@@ -1,5 +1,7 @@
 //! The command line.
 
+mod image;
+
 use std::{path::PathBuf, process::ExitCode};
 
 use agent_api::{ApiError, MintToken, MintedToken, TokenRecord, client::AgentClient};
@@ -49,6 +51,9 @@ enum Command {
     /// Mint, list and revoke the tokens with which clients use the API and private URLs
     #[command(subcommand)]
     Token(TokenCommand),
+    /// Build, list and check what virtual machines boot
+    #[command(subcommand)]
+    Image(image::ImageCommand),
 }
 
 #[derive(Debug, Subcommand)]
@@ -109,6 +114,7 @@ pub(crate) fn run(arguments: Arguments) -> ExitCode {
             Err(error) => usage(&error),
         },
         Command::Token(command) => blocking(token(command)),
+        Command::Image(command) => image::run(command),
     }
 }
 

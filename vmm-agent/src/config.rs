@@ -249,6 +249,11 @@ pub(crate) fn socket_in(state_dir: &Path) -> PathBuf {
     state_dir.join("agent.sock")
 }
 
+/// Where an agent with this state directory has its images, unless told otherwise.
+pub(crate) fn images_in(state_dir: &Path) -> PathBuf {
+    state_dir.join("images")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

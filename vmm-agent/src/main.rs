@@ -4,6 +4,7 @@
 //! - [`sprite`]: one task owns one sprite; it feeds the pure machines of `lifecycle` and `lease` and
 //!   performs what they decide.
 //! - [`drivers`]: how a sprite is run.
+//! - [`images`]: what virtual machines boot.
 //! - [`api`]: HTTP/JSON over a Unix socket, the watch stream, the lease channel.
 //! - [`store`]: SQLite. [`directory`]: the published view that the API and watchers read.
 
@@ -14,8 +15,10 @@ mod config;
 mod directory;
 mod drivers;
 mod holders;
+mod images;
 mod metrics;
 mod serve;
+mod sparse;
 mod sprite;
 mod store;
 mod tokens;

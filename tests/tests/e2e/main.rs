@@ -14,6 +14,7 @@ mod delivery;
 mod files;
 mod framing;
 mod idle;
+mod images;
 mod inside;
 mod proxy;
 mod readiness;
