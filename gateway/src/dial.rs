@@ -32,8 +32,11 @@ pub(crate) enum DialFailure {
 /// # Cancel safety
 /// Dropping the future closes everything.
 pub(crate) async fn connect(endpoint: &Endpoint, request: &DialRequest) -> Result<Dialed, DialFailure> {
+    if let Some(runtime) = endpoint.runtime() {
+        return Ok(runtime_api::dial(&runtime, request).await?);
+    }
     match endpoint {
-        Endpoint::Handoff { path } => Ok(runtime_api::dial(path, request).await?),
+        Endpoint::Handoff { .. } | Endpoint::Vsock { .. } => Err(DialFailure::NoRuntime),
         Endpoint::Address { web, ports } => {
             let address = address(web, ports, request.target).ok_or(DialFailure::NoRuntime)?;
             let wait = Duration::from_millis(request.wait_ms);

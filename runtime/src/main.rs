@@ -1,14 +1,17 @@
 //! The runtime: PID 1 of a sprite.
 //!
 //! It starts and keeps the sprite's services, connects the host to the programs inside, reports what
-//! they listen on, collects the dead, and ends it all in good order. It serves a listening socket that
-//! it inherits, and can't tell what kind of sandbox it is in.
+//! they listen on, collects the dead, and ends it all in good order. Beyond its transport it can't tell what
+//! kind of sandbox it is in.
+//!
+//! In a virtual machine it is also what the kernel starts first ([`boot`]).
 //!
 //! It runs on one thread: while nothing happens it costs nothing, and when the sprite is frozen there is
 //! nothing of it to wait for.
 
 mod activities;
 mod api;
+mod boot;
 mod control;
 mod dial;
 mod env;
@@ -37,14 +40,17 @@ use tokio::signal::unix::{SignalKind, signal};
 use tracing::{error, info, warn};
 
 use crate::{
-    activities::Activities, reap::Reaper, services::Actor, sessions::Sessions, shutdown::Shutdown,
-    state::Runtime,
+    activities::Activities, boot::Channel, reap::Reaper, services::Actor, sessions::Sessions,
+    shutdown::Shutdown, state::Runtime, transport::Listener,
 };
 
 /// Where definitions and logs of services are, unless told otherwise.
 const HOME: &str = "/.sprite";
 
 const USAGE: &str = "usage: runtime --listen-fd FD [--home DIRECTORY], or runtime hello PORT";
+
+/// The name under which the kernel of a virtual machine starts it.
+const INIT: &str = "init";
 
 /// Threads for what blocks, such as reading files: few enough for a sprite whose processes are counted.
 const MAX_BLOCKING: usize = 32;
@@ -59,7 +65,13 @@ fn main() -> ExitCode {
             }
         };
     }
-    let started = Arguments::parse(std::env::args().skip(1)).and_then(|arguments| {
+    // Before there are threads: the root is about to change.
+    let is_machine = std::process::id() == 1 && called_as(INIT);
+    let arguments = match is_machine {
+        true => boot::boot().map(Arguments::Machine).map_err(Into::into),
+        false => Arguments::parse(std::env::args().skip(1)),
+    };
+    let started = arguments.and_then(|arguments| {
         telemetry::init(Format::Text, "info").map_err(anyhow::Error::msg)?;
         limits::raise_descriptors().context("could not raise the limit of descriptors")?;
         let tokio = tokio::runtime::Builder::new_current_thread()
@@ -67,18 +79,34 @@ fn main() -> ExitCode {
             .max_blocking_threads(MAX_BLOCKING)
             .build()?;
         match arguments {
-            Arguments::Run { listen_fd, home } => tokio.block_on(run(listen_fd, home)),
+            Arguments::Run { listen_fd, home } => tokio.block_on(async {
+                let listener =
+                    transport::inherited_listener(listen_fd).context("could not use the listening socket")?;
+                run(Listener::Socket(listener), home, false).await
+            }),
+            Arguments::Machine(channel) => tokio.block_on(async {
+                let listener = match channel {
+                    Channel::Serial(port) => Listener::serial(&port),
+                    Channel::Vsock => Listener::vsock(),
+                };
+                run(listener.context("could not open the channel to the host")?, HOME.into(), true).await
+            }),
             Arguments::Hello { port } => Ok(tokio.block_on(hello::serve(port))?),
         }
     });
-    match started {
+    let code = match started {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             // Logging may not have begun.
             eprintln!("runtime: {error:#}");
             ExitCode::FAILURE
         }
+    };
+    if is_machine {
+        // The end of the first process is the end of the machine, in good order or not.
+        eprintln!("runtime: could not power off: {}", boot::power_off());
     }
+    code
 }
 
 /// Whether this program was started under `name`.
@@ -88,8 +116,10 @@ fn called_as(name: &str) -> bool {
 }
 
 enum Arguments {
-    /// Be PID 1.
+    /// Be PID 1 of a pid namespace.
     Run { listen_fd: i32, home: PathBuf },
+    /// Be PID 1 of a virtual machine.
+    Machine(Channel),
     /// Be the demo sprite's web server.
     Hello { port: u16 },
 }
@@ -116,8 +146,7 @@ impl Arguments {
     }
 }
 
-async fn run(listen_fd: i32, home: PathBuf) -> anyhow::Result<()> {
-    let listener = transport::inherited_listener(listen_fd).context("could not use the listening socket")?;
+async fn run(listener: Listener, home: PathBuf, is_machine: bool) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate()).context("could not listen for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("could not listen for SIGINT")?;
     let reaper = Reaper::default();
@@ -130,7 +159,7 @@ async fn run(listen_fd: i32, home: PathBuf) -> anyhow::Result<()> {
     let activities = Activities::default();
     let first = first_session().context("could not read random bytes")?;
     let sessions = Sessions::new(reaper.clone(), activities.clone(), state::base_environment(), first);
-    let runtime = Arc::new(Runtime::new(services, sessions, activities));
+    let runtime = Arc::new(Runtime::new(services, sessions, activities, is_machine));
     // Without it the sprite works, but for what programs inside ask of it.
     let local = local::bind(&home).inspect_err(|error| warn!(%error, "There is no management socket"));
     shims::make(&home.join("bin"), &state::base_environment());

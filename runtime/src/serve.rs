@@ -2,10 +2,10 @@
 
 use std::{io, sync::Arc, time::Duration};
 
-use runtime_api::{Answer, DialRefusal, DialRequest, MAX_LINE_BYTES, RefusalCode, Request};
+use runtime_api::{Answer, DialRefusal, DialRequest, MAX_LINE_BYTES, RefusalCode, Request, Woken};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
-    net::{UnixListener, UnixStream},
+    net::UnixStream,
     sync::Semaphore,
     task::JoinSet,
     time::{sleep, timeout},
@@ -13,11 +13,11 @@ use tokio::{
 use tracing::{debug, warn};
 
 use crate::{
-    api, control,
+    api, boot, control,
     dial::{Reached, reach},
     shutdown::Shutdown,
     state::Runtime,
-    transport::{hand_over, hung_up},
+    transport::{Listener, hand_over, hung_up},
 };
 
 /// How long the request line may take. The host sends it with the connection.
@@ -30,12 +30,12 @@ const MAX_STREAMS: usize = 4096;
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// Accepts streams for ever.
-pub(crate) async fn run(listener: UnixListener, runtime: Arc<Runtime>, shutdown: Arc<Shutdown>) {
+pub(crate) async fn run(mut listener: Listener, runtime: Arc<Runtime>, shutdown: Arc<Shutdown>) {
     let room = Arc::new(Semaphore::new(MAX_STREAMS));
     let mut streams = JoinSet::new();
     loop {
         let accepted = tokio::select! {
-            accepted = accept(&listener, &room) => accepted,
+            accepted = accept(&mut listener, &room) => accepted,
             Some(_ended) = streams.join_next() => continue,
         };
         match accepted {
@@ -57,12 +57,11 @@ pub(crate) async fn run(listener: UnixListener, runtime: Arc<Runtime>, shutdown:
 }
 
 async fn accept(
-    listener: &UnixListener,
+    listener: &mut Listener,
     room: &Arc<Semaphore>,
 ) -> io::Result<(UnixStream, tokio::sync::OwnedSemaphorePermit)> {
     let place = Arc::clone(room).acquire_owned().await.map_err(io::Error::other)?;
-    let (stream, _) = listener.accept().await?;
-    Ok((stream, place))
+    Ok((listener.accept().await?, place))
 }
 
 async fn serve(runtime: &Arc<Runtime>, shutdown: &Arc<Shutdown>, mut stream: UnixStream) -> io::Result<()> {
@@ -72,17 +71,29 @@ async fn serve(runtime: &Arc<Runtime>, shutdown: &Arc<Shutdown>, mut stream: Uni
             return dial(runtime, &request, stream).await;
         }
         // Whom they are for is only known when the answer has been given.
+        Ok((Request::Woken(woken), _)) => return wake(runtime, &woken, stream).await,
         Ok((Request::Dial(_), _)) => "bytes followed it before it was answered".to_owned(),
         Err(error) if error.kind() == io::ErrorKind::InvalidData => error.to_string(),
         Err(error) => return Err(error),
     };
-    let refusal = DialRefusal {
-        code: RefusalCode::BadRequest,
-        message: format!("the runtime did not understand the request: {problem}"),
-        port: None,
-        listening: Vec::new(),
+    let refusal = bad_request(format!("the runtime did not understand the request: {problem}"));
+    answer(&mut stream, &refusal).await
+}
+
+/// The machine went on after a sleep.
+async fn wake(runtime: &Runtime, woken: &Woken, mut stream: UnixStream) -> io::Result<()> {
+    let reply = match runtime.is_a_machine() {
+        true => match boot::woken(woken) {
+            Ok(()) => Answer::Ok { port: None },
+            Err(error) => bad_request(format!("the clock could not be set: {error}")),
+        },
+        false => bad_request("the clock is the host's own".to_owned()),
     };
-    answer(&mut stream, &Answer::Refused(refusal)).await
+    answer(&mut stream, &reply).await
+}
+
+fn bad_request(message: String) -> Answer {
+    Answer::Refused(DialRefusal { code: RefusalCode::BadRequest, message, port: None, listening: Vec::new() })
 }
 
 async fn dial(runtime: &Arc<Runtime>, request: &DialRequest, mut stream: UnixStream) -> io::Result<()> {

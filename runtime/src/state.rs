@@ -12,9 +12,11 @@ use std::{
 use ids::Epoch;
 use runtime_api::Configuration;
 use tokio::sync::watch;
+use tracing::warn;
 
 use crate::{
     activities::Activities,
+    boot,
     ports::Ports,
     services::{Ask, HOME, Services},
     sessions::{Sessions, Settings},
@@ -43,13 +45,20 @@ pub(crate) struct Runtime {
     pub(crate) activities: Activities,
     configuration: Mutex<Option<Configuration>>,
     ending: AtomicBool,
+    /// A virtual machine, with a clock and a kernel of its own.
+    is_machine: bool,
     began: Instant,
     /// Grows with every control stream; one that sees a newer number leaves.
     control: watch::Sender<u64>,
 }
 
 impl Runtime {
-    pub(crate) fn new(services: Services, sessions: Sessions, activities: Activities) -> Self {
+    pub(crate) fn new(
+        services: Services,
+        sessions: Sessions,
+        activities: Activities,
+        is_machine: bool,
+    ) -> Self {
         Self {
             ports: Ports::default(),
             services,
@@ -57,6 +66,7 @@ impl Runtime {
             activities,
             configuration: Mutex::new(None),
             ending: AtomicBool::new(false),
+            is_machine,
             began: Instant::now(),
             control: watch::Sender::new(0),
         }
@@ -65,6 +75,11 @@ impl Runtime {
     /// The epoch of the configuration, if one has arrived.
     pub(crate) fn configured(&self) -> Option<Epoch> {
         self.lock().as_ref().map(|configuration| configuration.epoch)
+    }
+
+    /// Whether this is a virtual machine, whose clock and kernel are its own.
+    pub(crate) const fn is_a_machine(&self) -> bool {
+        self.is_machine
     }
 
     /// For how long the runtime has been up, of its own time: a sprite's pauses may count or not.
@@ -81,6 +96,12 @@ impl Runtime {
 
     /// Takes a configuration; the first one boots the services.
     pub(crate) async fn configure(&self, configuration: Configuration) {
+        if let Some(woken) = &configuration.woken
+            && self.is_machine
+            && let Err(error) = boot::woken(woken)
+        {
+            warn!(%error, "Could not set the clock");
+        }
         let environment = environment(&configuration);
         self.sessions.configure(Settings {
             environment: environment.clone(),

@@ -54,7 +54,7 @@ async fn an_exec_becomes_a_session_without_a_gap_and_a_new_stream_hears_all() {
     assert_eq!(ended(&mut control).await, exec);
     // A stream that breaks loses nothing.
     drop(control);
-    let mut control = open_control(&sprite.socket()).await.unwrap();
+    let mut control = open_control(&sprite.address()).await.unwrap();
     assert!(matches!(next(&mut control).await, Some(Event::Hello { .. })));
     assert_eq!(begun(&mut control).await.0, alone);
     let client = sprite.websocket(&format!("/exec/{session}")).await.unwrap();
@@ -84,6 +84,7 @@ async fn stdin_is_use_and_so_is_output_where_that_is_asked_for() {
         environment: std::collections::BTreeMap::new(),
         session_activity: SessionActivity::Output,
         session_limits: runtime_api::SessionLimits::default(),
+        woken: None,
     };
     control.send(&ControlCommand::Configure(configuration)).await.unwrap();
     while next(&mut control).await != Some(Event::Ready) {}

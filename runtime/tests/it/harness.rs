@@ -13,8 +13,8 @@ use std::{
 
 use ids::{Epoch, Port};
 use runtime_api::{
-    Command as ControlCommand, Configuration, ControlStream, DialError, DialRequest, Dialed, Event, Target,
-    dial, open_control,
+    Address, Command as ControlCommand, Configuration, ControlStream, DialError, DialRequest, Dialed, Event,
+    Target, dial, open_control,
 };
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -61,13 +61,17 @@ impl Sprite {
         self.home.path().join("runtime.sock")
     }
 
+    pub(crate) fn address(&self) -> Address {
+        Address::Socket(self.socket())
+    }
+
     pub(crate) async fn dial(&self, target: Target, wait_ms: u64) -> Result<Dialed, DialError> {
         let request = DialRequest { target, wait_ms, handoff: true, request_id: None };
-        dial(&self.socket(), &request).await
+        dial(&self.address(), &request).await
     }
 
     pub(crate) async fn configure(&self) -> ControlStream {
-        let mut control = open_control(&self.socket()).await.unwrap();
+        let mut control = open_control(&self.address()).await.unwrap();
         assert!(matches!(next(&mut control).await, Some(Event::Hello { configured: None, .. })));
         let configuration = Configuration {
             name: "demo".parse().unwrap(),
@@ -76,6 +80,7 @@ impl Sprite {
             environment: [("EXTRA".into(), "yes".into())].into(),
             session_activity: runtime_api::SessionActivity::Running,
             session_limits: runtime_api::SessionLimits::default(),
+            woken: None,
         };
         control.send(&ControlCommand::Configure(configuration)).await.unwrap();
         while next(&mut control).await != Some(Event::Ready) {}

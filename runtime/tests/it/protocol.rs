@@ -57,7 +57,7 @@ async fn a_silent_caller_is_let_go() {
 async fn a_newer_control_stream_takes_over() {
     let sprite = Sprite::start();
     let mut old = sprite.configure().await;
-    let mut new = open_control(&sprite.socket()).await.unwrap();
+    let mut new = open_control(&sprite.address()).await.unwrap();
     assert!(matches!(next(&mut new).await, Some(Event::Hello { configured: Some(Epoch(7)), .. })));
     while next(&mut old).await.is_some() {}
     new.send(&ControlCommand::Ping).await.unwrap();

@@ -8,6 +8,7 @@
 use std::{collections::BTreeMap, path::PathBuf};
 
 use ids::{Attempt, Epoch, HolderId, Port, SpriteId};
+use runtime_api::Address;
 use serde::{Deserialize, Serialize};
 
 /// The value of the `Upgrade` header.
@@ -155,6 +156,12 @@ pub enum Endpoint {
         /// The socket's path.
         path: PathBuf,
     },
+    /// The Unix socket of a virtual machine's vsock on this host, by the convention of Firecracker and Cloud
+    /// Hypervisor; the runtime is at port 1024.
+    Vsock {
+        /// The socket's path.
+        path: PathBuf,
+    },
     /// Addresses of something that has no runtime of ours, each `host:port`.
     Address {
         /// Where the URL leads.
@@ -163,4 +170,16 @@ pub enum Endpoint {
         #[serde(default)]
         ports: BTreeMap<Port, String>,
     },
+}
+
+impl Endpoint {
+    /// Where the sprite's runtime is; `None` if it has none of ours.
+    #[must_use]
+    pub fn runtime(&self) -> Option<Address> {
+        match self {
+            Self::Handoff { path } => Some(Address::Socket(path.clone())),
+            Self::Vsock { path } => Some(Address::Vsock(path.clone())),
+            Self::Address { .. } => None,
+        }
+    }
 }

@@ -3,7 +3,7 @@
 use std::{
     io,
     os::fd::{AsRawFd, FromRawFd, OwnedFd},
-    path::Path,
+    path::{Path, PathBuf},
     time::Duration,
 };
 
@@ -18,7 +18,9 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use crate::wire::{Answer, Command, DialRefusal, DialRequest, Event, MAX_LINE_BYTES, Request};
+use crate::wire::{
+    Answer, Command, DialRefusal, DialRequest, Event, MAX_LINE_BYTES, Request, VSOCK_PORT, Woken,
+};
 
 /// The longest answer line that can come with a handed-over socket, in bytes.
 const MAX_ANSWER_BYTES: usize = 16 * 1024;
@@ -53,28 +55,94 @@ pub enum DialError {
     Protocol(String),
 }
 
-/// Dials through the runtime's Unix socket at `path` and receives the connected socket.
+/// Where a runtime is reached from its host.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Address {
+    /// Its own Unix socket, over which it hands connected sockets.
+    Socket(PathBuf),
+    /// The Unix socket of a virtual machine's vsock, by the convention of Firecracker and Cloud Hypervisor: whoever
+    /// connects writes `CONNECT <port>`, reads `OK <number>`, and has a stream to that port.
+    Vsock(PathBuf),
+}
+
+/// Dials through the runtime at `address`.
 ///
 /// # Errors
 /// See [`DialError`].
 ///
 /// # Cancel safety
 /// Dropping the future closes everything; the runtime notices and gives up waiting.
-pub async fn dial(path: &Path, request: &DialRequest) -> Result<Dialed, DialError> {
+pub async fn dial(address: &Address, request: &DialRequest) -> Result<Dialed, DialError> {
     let limit = Duration::from_millis(request.wait_ms) + DIAL_OVERHEAD;
-    timeout(limit, dial_unbounded(path, request)).await.map_err(|_| DialError::TimedOut(limit))?
+    timeout(limit, dial_unbounded(address, request)).await.map_err(|_| DialError::TimedOut(limit))?
 }
 
-async fn dial_unbounded(path: &Path, request: &DialRequest) -> Result<Dialed, DialError> {
-    let mut stream = connect(path).await.map_err(DialError::Unreachable)?;
-    let line = to_line(&Request::Dial(request.clone()))?;
+async fn dial_unbounded(address: &Address, request: &DialRequest) -> Result<Dialed, DialError> {
+    let mut stream = open(address).await.map_err(DialError::Unreachable)?;
+    let handoff = matches!(address, Address::Socket(_));
+    let line = to_line(&Request::Dial(DialRequest { handoff, ..request.clone() }))?;
     stream.write_all(&line).await.map_err(DialError::Unreachable)?;
     let (answer, socket) = receive_answer(&stream).await?;
     match (answer, socket) {
         (Answer::Refused(refusal), _) => Err(refusal.into()),
-        (Answer::Ok { .. }, Some(socket)) => adopt(socket),
-        (Answer::Ok { .. }, None) => Err(DialError::Protocol("no socket came with the answer".into())),
+        (Answer::Ok { .. }, Some(socket)) if handoff => adopt(socket),
+        (Answer::Ok { .. }, None) if !handoff => Ok(Dialed::Unix(stream)),
+        (Answer::Ok { .. }, _) => Err(DialError::Protocol("a socket was missing, or one too many".into())),
     }
+}
+
+/// Tells the runtime of a virtual machine that it slept. Returns when it has set its clock.
+///
+/// # Errors
+/// See [`DialError`].
+///
+/// # Cancel safety
+/// A dropped future leaves it told or not; tell it again.
+pub async fn tell_woken(address: &Address, woken: &Woken, limit: Duration) -> Result<(), DialError> {
+    let told = async {
+        let mut stream = open(address).await.map_err(DialError::Unreachable)?;
+        let line = to_line(&Request::Woken(woken.clone()))?;
+        stream.write_all(&line).await.map_err(DialError::Unreachable)?;
+        match receive_answer(&stream).await? {
+            (Answer::Ok { .. }, _) => Ok(()),
+            (Answer::Refused(refusal), _) => Err(refusal.into()),
+        }
+    };
+    timeout(limit, told).await.map_err(|_| DialError::TimedOut(limit))?
+}
+
+/// A stream to the runtime, over which nothing has been said yet.
+async fn open(address: &Address) -> io::Result<UnixStream> {
+    match address {
+        Address::Socket(path) => connect(path).await,
+        Address::Vsock(path) => {
+            let mut stream = connect(path).await?;
+            stream.write_all(format!("CONNECT {VSOCK_PORT}\n").as_bytes()).await?;
+            let line = read_line(&stream).await?;
+            match line.starts_with(b"OK ") {
+                true => Ok(stream),
+                false => {
+                    Err(io::Error::new(io::ErrorKind::InvalidData, "the machine's vsock did not say OK"))
+                }
+            }
+        }
+    }
+}
+
+/// Reads one short line and not a byte more: what follows is for somebody else.
+async fn read_line(stream: &UnixStream) -> io::Result<Vec<u8>> {
+    let mut line = Vec::with_capacity(32);
+    while !line.ends_with(b"\n") {
+        let received = stream.async_io(Interest::READABLE, || receive_to_line_end(stream)).await?;
+        if received.bytes.is_empty() {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        line.extend_from_slice(&received.bytes);
+        if line.len() > MAX_ANSWER_BYTES {
+            return Err(io::ErrorKind::InvalidData.into());
+        }
+    }
+    Ok(line)
 }
 
 /// Connects, and waits while the runtime's queue of unaccepted streams is full: for a Unix socket the
@@ -95,15 +163,15 @@ async fn receive_answer(stream: &UnixStream) -> Result<(Answer, Option<OwnedFd>)
     let mut line = Vec::with_capacity(256);
     let mut socket = None;
     while !line.ends_with(b"\n") {
-        let (bytes, received) = stream
-            .async_io(Interest::READABLE, || receive_once(stream))
+        let received = stream
+            .async_io(Interest::READABLE, || receive_to_line_end(stream))
             .await
             .map_err(DialError::Unreachable)?;
-        if bytes.is_empty() {
+        if received.bytes.is_empty() {
             return Err(DialError::Unreachable(io::ErrorKind::UnexpectedEof.into()));
         }
-        socket = socket.or(received);
-        line.extend_from_slice(&bytes);
+        socket = socket.or(received.socket);
+        line.extend_from_slice(&received.bytes);
         if line.len() > MAX_ANSWER_BYTES {
             return Err(DialError::Protocol("its answer is too long".into()));
         }
@@ -112,12 +180,24 @@ async fn receive_answer(stream: &UnixStream) -> Result<(Answer, Option<OwnedFd>)
     Ok((answer, socket))
 }
 
-fn receive_once(stream: &UnixStream) -> io::Result<(Vec<u8>, Option<OwnedFd>)> {
-    let mut bytes = vec![0u8; 4096];
+/// A part of a line, and the socket that came with it, if one did.
+struct Received {
+    bytes: Vec<u8>,
+    socket: Option<OwnedFd>,
+}
+
+/// Receives what is there up to the end of a line, and leaves the rest: it may belong to the connection that the
+/// line is about.
+fn receive_to_line_end(stream: &UnixStream) -> io::Result<Received> {
+    let mut bytes = [0u8; 4096];
+    let there =
+        nix::sys::socket::recv(stream.as_raw_fd(), &mut bytes, MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT)?;
+    let length = bytes[..there].iter().position(|byte| *byte == b'\n').map_or(there, |end| end + 1);
     let mut space = nix::cmsg_space!([std::os::fd::RawFd; 4]);
     let mut socket = None;
-    let length = {
-        let mut io_slices = [io::IoSliceMut::new(&mut bytes)];
+    let received = {
+        // One byte asked for where the stream has ended gives the end.
+        let mut io_slices = [io::IoSliceMut::new(&mut bytes[..length.max(1)])];
         let message = recvmsg::<()>(
             stream.as_raw_fd(),
             &mut io_slices,
@@ -136,8 +216,7 @@ fn receive_once(stream: &UnixStream) -> io::Result<(Vec<u8>, Option<OwnedFd>)> {
         }
         message.bytes
     };
-    bytes.truncate(length);
-    Ok((bytes, socket))
+    Ok(Received { bytes: bytes[..received].to_vec(), socket })
 }
 
 /// A sprite is hostile: what it hands over must be a stream socket before we treat it as one.
@@ -170,13 +249,13 @@ pub struct ControlStream {
     writer: OwnedWriteHalf,
 }
 
-/// Opens the control stream of the runtime at `path`. The first event is always [`Event::Hello`].
+/// Opens the control stream of the runtime at `address`. The first event is always [`Event::Hello`].
 /// Waits as long as the runtime takes no streams: give it a deadline.
 ///
 /// # Errors
 /// Whatever connecting or writing gives.
-pub async fn open_control(path: &Path) -> io::Result<ControlStream> {
-    let mut stream = connect(path).await?;
+pub async fn open_control(address: &Address) -> io::Result<ControlStream> {
+    let mut stream = open(address).await?;
     let line = to_line(&Request::Control).map_err(io::Error::other)?;
     stream.write_all(&line).await?;
     let (reader, writer) = stream.into_split();

@@ -7,6 +7,7 @@
 //! - [`Request::Dial`] with `handoff`: the answer carries a connected socket as ancillary data
 //!   (`SCM_RIGHTS`) and the stream is done: no byte of the connection is copied by anyone.
 //! - [`Request::Dial`] without: the stream itself becomes the connection, relayed by the runtime.
+//! - [`Request::Woken`]: a virtual machine learns the time after a sleep; the answer says that it has.
 //! - [`Request::Control`]: a line-delimited stream of [`Command`]s in and [`Event`]s out. A newer
 //!   control stream replaces an older one.
 //!
@@ -15,8 +16,11 @@
 mod client;
 mod wire;
 
-pub use client::{CommandWriter, ControlStream, DialError, Dialed, EventReader, dial, open_control};
+pub use client::{
+    Address, CommandWriter, ControlStream, DialError, Dialed, EventReader, dial, open_control, tell_woken,
+};
 pub use wire::{
     Activity, ActivityKind, Answer, Command, Configuration, DialRefusal, DialRequest, Event, ListeningPort,
-    MAX_LINE_BYTES, RefusalCode, Request, SessionActivity, SessionLimits, Target,
+    MAX_LINE_BYTES, RefusalCode, Request, SERIAL_PORT_NAME, SessionActivity, SessionLimits, Target,
+    VSOCK_PORT, Woken,
 };

@@ -3,11 +3,18 @@
 use std::collections::BTreeMap;
 
 use ids::{Epoch, Port, SpriteName};
+use rand::RngCore as _;
 use serde::{Deserialize, Serialize};
 
 /// The longest line that either side accepts, in bytes. A configuration with a large environment is
 /// the longest line there is.
 pub const MAX_LINE_BYTES: usize = 1 << 20;
+
+/// The name of the serial port over which the host reaches the runtime in a virtual machine.
+pub const SERIAL_PORT_NAME: &str = "sprite.0";
+/// The vsock port on which the runtime listens in a virtual machine that has vsock, and which the host asks for where
+/// it reaches the machine by that convention.
+pub const VSOCK_PORT: u32 = 1024;
 
 /// The first line on every stream.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -17,6 +24,39 @@ pub enum Request {
     Dial(DialRequest),
     /// Become the control stream.
     Control,
+    /// To the runtime of a virtual machine: it slept, or was made from another one's memory.
+    Woken(Woken),
+}
+
+/// What a machine can't know after a sleep.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Woken {
+    /// The host's clock, in nanoseconds since 1970. The machine's has stood still.
+    pub unix_nanos: u64,
+    /// 64 random hexadecimal digits for the kernel's pool: another machine may have been made from the same memory.
+    pub entropy: String,
+}
+
+impl Woken {
+    /// As of now, with fresh random digits.
+    #[must_use]
+    pub fn now() -> Self {
+        // A host whose clock is before 1970 has other troubles.
+        let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+        let mut entropy = [0u8; 32];
+        rand::rng().fill_bytes(&mut entropy);
+        Self {
+            unix_nanos: u64::try_from(since.as_nanos()).unwrap_or(u64::MAX),
+            entropy: entropy.iter().map(|byte| format!("{byte:02x}")).collect(),
+        }
+    }
+}
+
+impl std::fmt::Debug for Woken {
+    /// Without the entropy, which is a secret of the machine's.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Woken").field("unix_nanos", &self.unix_nanos).finish_non_exhaustive()
+    }
 }
 
 /// Asks for a connection.
@@ -126,6 +166,9 @@ pub struct Configuration {
     /// How much clients may run at once.
     #[serde(default)]
     pub session_limits: SessionLimits,
+    /// What it can't know, if its memory comes from disk.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub woken: Option<Woken>,
 }
 
 /// Bounds of the commands that clients run in a sprite. They count for what is started after they came.
