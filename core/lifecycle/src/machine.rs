@@ -186,6 +186,11 @@ impl Machine {
         }
     }
 
+    /// What it was is lost, for people: told as trouble until it is awake again.
+    pub fn note_loss(&mut self, reason: String) {
+        self.fail(reason, None);
+    }
+
     /// Changes when the sprite sinks; a [`Event::Tick`] is due afterwards.
     pub const fn set_timing(&mut self, timing: Timing) {
         self.settings.timing = timing;
@@ -225,6 +230,19 @@ impl Machine {
     #[must_use]
     pub const fn is_busy(&self) -> bool {
         matches!(self.state, State::Busy(_))
+    }
+
+    /// Whether nothing of it runs, and no driver call is out.
+    #[must_use]
+    pub const fn is_down(&self) -> bool {
+        match self.state {
+            State::Resting(Rest::Cold | Rest::Failed { .. }) | State::Destroyed => true,
+            State::Resting(Rest::Warm(Asleep { memory, .. })) => matches!(memory, Memory::Disk),
+            State::Resting(Rest::Running(_))
+            | State::Draining { .. }
+            | State::Busy(_)
+            | State::Stuck { .. } => false,
+        }
     }
 
     /// Brings orders and demand to bear on the state, until the driver or somebody else has to act.

@@ -32,6 +32,8 @@ pub enum Public {
 pub enum Depth {
     /// Memory kept, if the driver can.
     Warm,
+    /// Memory kept, on disk, if the driver can.
+    Suspended,
     /// Only the disk kept.
     Cold,
 }

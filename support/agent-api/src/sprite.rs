@@ -155,6 +155,8 @@ pub enum SleepDepth {
     /// Memory kept.
     #[default]
     Warm,
+    /// Memory kept on disk, and the RAM given back, where the driver can; else as warm.
+    Suspended,
     /// Only the disk kept.
     Cold,
 }

@@ -109,8 +109,12 @@ impl Machine {
     /// Running → Pausing or Stopping, Draining → Pausing or Stopping
     pub(super) fn sink(&mut self, awake: Awake, depth: Depth, resolve: Resolve, step: &mut Step) {
         match depth {
-            Depth::Warm if self.settings.capabilities.pause => self.call(Call::Pausing(awake), resolve, step),
-            Depth::Warm | Depth::Cold => self.call(Call::Stopping(Rest::Running(awake)), resolve, step),
+            Depth::Warm | Depth::Suspended if self.settings.capabilities.pause => {
+                self.call(Call::Pausing(awake), resolve, step);
+            }
+            Depth::Warm | Depth::Suspended | Depth::Cold => {
+                self.call(Call::Stopping(Rest::Running(awake)), resolve, step);
+            }
         }
     }
 

@@ -5,7 +5,7 @@ use ids::Moment;
 use super::{Carried, Machine, Step};
 use crate::{
     Demand, Depth, Effect, Refusal, Revocation,
-    state::{Awake, Call, Resolve, Rest, State},
+    state::{Asleep, Awake, Call, Memory, Resolve, Rest, State},
 };
 
 impl Machine {
@@ -19,8 +19,13 @@ impl Machine {
             step.refuse_waiting(&Refusal::ShuttingDown, None);
             self.cancel_wake(step);
             return match rest {
-                Rest::Cold | Rest::Failed { .. } => Carried::Something,
-                Rest::Running(_) | Rest::Warm(_) => self.stop(rest, Revocation::Shutdown, step),
+                // Nothing of it runs.
+                Rest::Cold | Rest::Failed { .. } | Rest::Warm(Asleep { memory: Memory::Disk, .. }) => {
+                    Carried::Something
+                }
+                Rest::Running(_) | Rest::Warm(Asleep { memory: Memory::Ram, .. }) => {
+                    self.stop(rest, Revocation::Shutdown, step)
+                }
             };
         }
         if self.orders.restore || self.orders.checkpoint {
@@ -54,8 +59,15 @@ impl Machine {
                 self.call(Call::Stopping(rest), Resolve::Firm, step);
                 Carried::Something
             }
-            // It sleeps as deep as was ordered.
-            (Rest::Warm(_), Depth::Warm, _) | (Rest::Cold | Rest::Failed { .. }, _, _) => {
+            // Warm → Suspending
+            (Rest::Warm(asleep), Depth::Suspended, _)
+                if asleep.memory == Memory::Ram && self.settings.capabilities.suspend =>
+            {
+                self.call(Call::Suspending(asleep), Resolve::Firm, step);
+                Carried::Something
+            }
+            // It sleeps as deep as was ordered, or as it can.
+            (Rest::Warm(_), Depth::Warm | Depth::Suspended, _) | (Rest::Cold | Rest::Failed { .. }, _, _) => {
                 self.orders.sleep = None;
                 Carried::Nothing
             }
