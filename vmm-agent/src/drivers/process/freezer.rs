@@ -14,8 +14,8 @@ use nix::{
 };
 
 use super::{
+    super::files::{remove_if_there, write_whole},
     cgroups::SpriteCgroups,
-    layout::{remove_if_there, write_whole},
     tree,
 };
 
@@ -118,7 +118,7 @@ fn stop_all(root: Pid, stopped: &Path) -> io::Result<bool> {
     if !stopped.try_exists()? {
         let mut before = BTreeSet::new();
         for pid in &tree {
-            if tree::stat(*pid)?.is_some_and(|stat| stat.state == b'T') {
+            if super::super::pid::stat(*pid)?.is_some_and(|stat| stat.state == b'T') {
                 before.insert(pid.as_raw());
             }
         }

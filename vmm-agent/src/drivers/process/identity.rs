@@ -8,8 +8,9 @@ use std::{
 };
 
 use super::{
+    super::files::write_durably,
     launcher::Ids,
-    layout::{Layout, SpriteFiles, write_durably},
+    layout::{Layout, SpriteFiles},
 };
 
 /// How many ids each sprite has: as many as programs inside expect (`nobody` is 65534).

@@ -41,7 +41,7 @@ use async_trait::async_trait;
 use dashmap::DashMap;
 use ids::{Epoch, SpriteId};
 use nix::sys::signal::Signal;
-use runtime_api::{Command, open_control};
+use runtime_api::{Address, Command, open_control};
 use tokio::time::timeout;
 use tracing::warn;
 
@@ -50,12 +50,12 @@ use self::{
     freezer::{FREEZE_LIMIT, FreezeError},
     identity::IdPool,
     launcher::Plan,
-    layout::{Layout, SpriteFiles, remove_if_there},
+    layout::{Layout, SpriteFiles},
     record::{Process, Record},
     removal::Remover,
 };
 pub(crate) use self::{probe::Report, settings::Settings};
-use super::{Adopted, Driver, DriverError, SpriteSpec, Verb};
+use super::{Adopted, Driver, DriverError, Resumed, SpriteSpec, Verb, files::remove_if_there};
 
 /// How long the kernel may take to end a killed sprite.
 const KILL_LIMIT: Duration = Duration::from_secs(10);
@@ -241,7 +241,7 @@ impl Host {
         let grace_ms = u64::try_from(grace.as_millis()).unwrap_or(u64::MAX);
         let told = timeout(ASK_LIMIT, async {
             // It need not answer: a frozen one can't, and finds this when it is thawed.
-            open_control(&socket).await?.send(&Command::Shutdown { grace_ms }).await
+            open_control(&Address::Socket(socket)).await?.send(&Command::Shutdown { grace_ms }).await
         });
         matches!(told.await, Ok(Ok(())))
     }
@@ -343,11 +343,12 @@ impl Driver for ProcessDriver {
         self.work(Verb::Pause, id, move |host| host.pause(Verb::Pause, id)).await
     }
 
-    async fn resume(&self, id: SpriteId) -> Result<(), DriverError> {
+    async fn resume(&self, id: SpriteId) -> Result<Resumed, DriverError> {
         self.work(Verb::Resume, id, move |host| {
             host.running(Verb::Resume, id)?.freezer.thaw().map_err(host_error(Verb::Resume, id, "thaw it"))
         })
-        .await
+        .await?;
+        Ok(Resumed::FromRam)
     }
 
     async fn suspend(&self, _id: SpriteId) -> Result<(), DriverError> {

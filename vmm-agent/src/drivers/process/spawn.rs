@@ -16,10 +16,11 @@ use nix::sys::{
 };
 
 use super::{
+    super::files::remove_if_there,
     cgroups::SpriteCgroups,
     identity::map_ids,
     launcher::{ARGUMENT, Channel, Failure, Ids, Order, Plan, Report},
-    layout::{SpriteFiles, remove_if_there},
+    layout::SpriteFiles,
     record::Process,
 };
 

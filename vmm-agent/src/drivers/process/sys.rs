@@ -4,13 +4,11 @@ use std::{
     ffi::CString,
     io,
     os::{
-        fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd},
+        fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd},
         unix::ffi::OsStrExt,
     },
     path::Path,
 };
-
-use nix::unistd::Pid;
 
 /// Attributes for [`set_mount_attributes`], as the kernel numbers them.
 pub(super) const MOUNT_READ_ONLY: u64 = libc::MOUNT_ATTR_RDONLY;
@@ -83,29 +81,6 @@ pub(super) fn close_on_exec_from(first: RawFd) -> io::Result<()> {
         libc::syscall(libc::SYS_close_range, first, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC)
     })
     .map(drop)
-}
-
-/// Refers to a process in a way that a reused pid can't confuse. Readable once it has exited.
-pub(super) fn open_process(pid: Pid) -> io::Result<OwnedFd> {
-    // SAFETY: takes numbers only.
-    owned(unsafe { libc::syscall(libc::SYS_pidfd_open, pid.as_raw(), 0) })
-}
-
-/// Sends a signal to the process that `process` refers to.
-pub(super) fn signal_process(process: BorrowedFd<'_>, signal: nix::sys::signal::Signal) -> io::Result<()> {
-    let no_info: *const libc::siginfo_t = std::ptr::null();
-    // SAFETY: a null `info` makes the kernel fill it in, as kill(2) does.
-    check(unsafe {
-        libc::syscall(libc::SYS_pidfd_send_signal, process.as_raw_fd(), signal as libc::c_int, no_info, 0)
-    })
-    .map(drop)
-}
-
-/// Collects the exit status of the process if it has exited and is our child; otherwise does nothing.
-pub(super) fn reap_process(process: &impl AsFd) {
-    use nix::sys::wait::{Id, WaitPidFlag, waitid};
-    // A sprite that an earlier agent started is somebody else's child, who collects it: not our error.
-    let _not_ours = waitid(Id::PIDFd(process.as_fd()), WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG);
 }
 
 /// Makes us the parent of orphaned descendants, so that a sprite's PID 1 becomes our child when its

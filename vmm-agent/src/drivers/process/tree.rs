@@ -4,46 +4,7 @@ use std::{collections::BTreeMap, fs, io};
 
 use nix::unistd::Pid;
 
-/// What we read of a process's `stat` file.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct Stat {
-    /// `R`, `S`, `D`, `T`, `t`, `Z`, `X`, `I`.
-    pub(super) state: u8,
-    /// Who started it.
-    pub(super) parent: i32,
-    /// When it started, in clock ticks since the machine's boot: with the pid, its identity.
-    pub(super) started: u64,
-}
-
-/// The state of a process; `None` if it does not exist.
-pub(super) fn stat(pid: Pid) -> io::Result<Option<Stat>> {
-    read_stat(&format!("/proc/{pid}/stat"))
-}
-
-fn read_stat(path: &str) -> io::Result<Option<Stat>> {
-    match fs::read_to_string(path) {
-        Ok(text) => parse_stat(&text).map(Some).ok_or_else(|| {
-            io::Error::new(io::ErrorKind::InvalidData, format!("could not understand {path}"))
-        }),
-        Err(error) if gone(&error) => Ok(None),
-        Err(error) => Err(error),
-    }
-}
-
-fn gone(error: &io::Error) -> bool {
-    error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(libc::ESRCH)
-}
-
-fn parse_stat(text: &str) -> Option<Stat> {
-    // "pid (name) state parent ... starttime ...": the name may hold spaces and parentheses.
-    let (_, rest) = text.rsplit_once(") ")?;
-    let fields: Vec<&str> = rest.split(' ').collect();
-    Some(Stat {
-        state: *fields.first()?.as_bytes().first()?,
-        parent: fields.get(1)?.parse().ok()?,
-        started: fields.get(19)?.parse().ok()?,
-    })
-}
+use super::super::pid::{gone, read_stat, stat};
 
 /// Whether every thread of a process is stopped, asleep for good in the kernel, or dead.
 ///
@@ -128,13 +89,6 @@ fn by_parent() -> io::Result<BTreeMap<i32, Vec<Pid>>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_name_can_hold_anything() {
-        let text = "7 (a) R 1 (b)) T 3 7 7 0 -1 4194560 1 0 0 0 0 0 0 0 20 0 1 0 12345 1 2 3";
-        assert_eq!(parse_stat(text), Some(Stat { state: b'T', parent: 3, started: 12_345 }));
-        assert_eq!(parse_stat("7 (sh) T"), None);
-    }
 
     #[test]
     fn both_ways_find_the_same_children() {

@@ -4,11 +4,11 @@ use std::{fs, path::Path, time::Duration};
 
 use ids::{Epoch, SpriteId};
 use nix::sys::signal::Signal;
-use runtime_api::{Command, DialError, Event, RefusalCode, Target, open_control};
+use runtime_api::{Address, Command, DialError, Event, RefusalCode, Target, open_control};
 use tokio::time::{Instant, sleep, timeout};
 
 use super::world::{World, eventually, port, spec};
-use crate::drivers::{Adopted, Driver as _, DriverError, SpriteSpec, Verb, process::Settings};
+use crate::drivers::{Adopted, Driver as _, DriverError, Resources, SpriteSpec, Verb, process::Settings};
 
 /// Counts in a file that the host can read.
 const COUNTER: &str = "i=0; while true; do i=$((i+1)); echo $i > /home/sprite/new && mv /home/sprite/new /home/sprite/count; sleep 0.01; done";
@@ -199,7 +199,7 @@ async fn a_sprite_outlives_its_agent() {
     world.replace_agent();
     assert_eq!(world.driver.adopt(id).await.unwrap(), Some(Adopted::Running));
     counts_on(&world, id).await;
-    let mut control = open_control(&world.socket(id)).await.unwrap();
+    let mut control = open_control(&Address::Socket(world.socket(id))).await.unwrap();
     let hello = control.next().await.unwrap();
     assert!(matches!(hello, Some(Event::Hello { configured: Some(Epoch(1)), .. })), "{hello:?}");
 
@@ -395,7 +395,11 @@ fn agent_to_be_killed() {
 /// The same for the agent and for the test that kills it, another one for another user's.
 fn victims_sprite() -> SpriteSpec {
     let user = u128::from(nix::unistd::geteuid().as_raw());
-    SpriteSpec { id: SpriteId::from_u128(13 + (user << 64)), name: "demo".parse().unwrap() }
+    SpriteSpec {
+        id: SpriteId::from_u128(13 + (user << 64)),
+        name: "demo".parse().unwrap(),
+        resources: Resources::default(),
+    }
 }
 
 #[tokio::test]
@@ -422,6 +426,7 @@ async fn an_agent_killed_at_any_moment_loses_no_sprite() {
             None => found[0] += 1,
             Some(Adopted::Running) => found[1] += 1,
             Some(Adopted::Paused) => found[2] += 1,
+            Some(Adopted::Suspended) => unreachable!("it can't"),
         }
         if adopted.is_some() {
             world.driver.stop(spec.id, Duration::ZERO).await.unwrap();

@@ -8,7 +8,8 @@ use std::{
 
 use ids::{Epoch, Port, SpriteId};
 use runtime_api::{
-    Command, Configuration, ControlStream, DialError, DialRequest, Dialed, Event, Target, dial, open_control,
+    Address, Command, Configuration, ControlStream, DialError, DialRequest, Dialed, Event, Target, dial,
+    open_control,
 };
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -16,7 +17,7 @@ use tokio::{
 };
 
 use crate::drivers::{
-    Driver as _, SpriteSpec,
+    Driver as _, Resources, SpriteSpec,
     process::{ProcessDriver, Settings, removal},
 };
 
@@ -113,7 +114,7 @@ impl World {
     }
 
     pub(super) async fn configure(&self, id: SpriteId) -> ControlStream {
-        let mut control = open_control(&self.socket(id)).await.unwrap();
+        let mut control = open_control(&Address::Socket(self.socket(id))).await.unwrap();
         let hello = timeout(LIMIT, control.next()).await.unwrap().unwrap();
         assert!(matches!(hello, Some(Event::Hello { configured: None, .. })), "{hello:?}");
         let configuration = Configuration {
@@ -123,6 +124,7 @@ impl World {
             environment: [("EXTRA".into(), "yes".into())].into(),
             session_activity: runtime_api::SessionActivity::Running,
             session_limits: runtime_api::SessionLimits::default(),
+            woken: None,
         };
         control.send(&Command::Configure(configuration)).await.unwrap();
         loop {
@@ -143,7 +145,7 @@ impl World {
 
     pub(super) async fn dial(&self, id: SpriteId, target: Target, wait_ms: u64) -> Result<Dialed, DialError> {
         let request = DialRequest { target, wait_ms, handoff: true, request_id: None };
-        dial(&self.socket(id), &request).await
+        dial(&Address::Socket(self.socket(id)), &request).await
     }
 
     /// An HTTP request to the sprite; the whole answer, head included.
@@ -219,6 +221,7 @@ pub(super) fn spec(number: u128) -> SpriteSpec {
     SpriteSpec {
         id: SpriteId::from_u128(number + (u128::from(std::process::id()) << 64)),
         name: "demo".parse().unwrap(),
+        resources: Resources::default(),
     }
 }
 
