@@ -88,6 +88,7 @@ impl Agent {
         }
         agent.remove_orphans(&known, &destroying).await?;
         agent.follow_configuration(&mut known).await?;
+        agent.check_drivers(&known)?;
         for sprite in known {
             let begin = match agent.driver.adopt(sprite.id).await {
                 Ok(Some(adopted)) => {
@@ -137,6 +138,19 @@ impl Agent {
             saved.with_context(|| format!("could not make the configured sprite {}", sprite.name))?;
             self.directory.put_sprite(&sprite);
             known.push(sprite);
+        }
+        Ok(())
+    }
+
+    /// A sprite's disk is of the driver that made it.
+    fn check_drivers(&self, known: &[Sprite]) -> anyhow::Result<()> {
+        let usual = self.driver.name();
+        let other = known.iter().find(|sprite| sprite.driver != usual && sprite.driver != command::NAME);
+        if let Some(Sprite { name, organization, driver, .. }) = other {
+            anyhow::bail!(
+                "the sprite {organization}/{name} is of the driver \"{driver}\" and the configuration says \"{usual}\": \
+                 set driver = \"{driver}\", or give the other driver a state_dir of its own"
+            );
         }
         Ok(())
     }
@@ -193,7 +207,9 @@ impl Agent {
     }
 
     pub(crate) fn spec(sprite: &Sprite) -> SpriteSpec {
-        SpriteSpec { id: sprite.id, name: sprite.name.clone() }
+        // What makes no sense there was refused when the sprite was made.
+        let resources = sprite.config.clone().and_then(|config| serde_json::from_value(config).ok());
+        SpriteSpec { id: sprite.id, name: sprite.name.clone(), resources: resources.unwrap_or_default() }
     }
 
     /// The sprite's public URL.

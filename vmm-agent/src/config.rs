@@ -9,7 +9,7 @@ use lifecycle::WakeLimits;
 use runtime_api::{SessionActivity, SessionLimits};
 use serde::Deserialize;
 
-use crate::drivers::{command::Settings as CommandSettings, process::Settings as ProcessSettings};
+use crate::drivers::{command::Settings as CommandSettings, process::Settings as ProcessSettings, qemu};
 
 /// The largest scrollback that can be asked for: beyond it, a few sessions would be a sprite's memory.
 const MOST_SCROLLBACK_BYTES: usize = 64 << 20;
@@ -17,6 +17,10 @@ const MOST_SCROLLBACK_BYTES: usize = 64 << 20;
 const DEFAULT_IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 /// A paused sprite costs only its memory; ten minutes cover a coffee break, not a night.
 const DEFAULT_COLD_AFTER: Duration = Duration::from_secs(600);
+/// One whose memory goes to disk costs next to nothing, so it is kept for as long as people remember what they did.
+const DEFAULT_COLD_AFTER_ON_DISK: Duration = Duration::from_secs(30 * 24 * 3600);
+/// To wake from RAM is ten times faster than from disk, and most visitors who come back do so within minutes.
+const DEFAULT_SUSPEND_AFTER: Duration = Duration::from_secs(300);
 /// Long enough for a gateway to reconnect after a hiccup, short enough that a dead one costs little.
 const DEFAULT_HOLDER_TTL: Duration = Duration::from_secs(10);
 /// Time between TERM and KILL at a stop; what most supervisors use is 10 s, but nothing sleeps
@@ -46,8 +50,8 @@ pub(crate) enum ConfigError {
 #[serde(deny_unknown_fields)]
 struct Raw {
     state_dir: PathBuf,
-    #[serde(default = "default_driver")]
-    driver: String,
+    #[serde(default)]
+    driver: DriverKind,
     #[serde(default = "default_url_template")]
     url_template: String,
     #[serde(default)]
@@ -63,7 +67,30 @@ struct Raw {
     #[serde(default)]
     process: ProcessSettings,
     #[serde(default)]
+    qemu: qemu::Settings,
+    #[serde(default)]
     command: Vec<CommandSettings>,
+}
+
+/// How the sprites that are made over the API are run.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum DriverKind {
+    /// Linux namespaces.
+    #[default]
+    Process,
+    /// Virtual machines.
+    Qemu,
+}
+
+impl DriverKind {
+    /// Whether it can put a sprite's memory on disk.
+    const fn suspends(self) -> bool {
+        match self {
+            Self::Process => false,
+            Self::Qemu => true,
+        }
+    }
 }
 
 #[derive(Debug, Deserialize)]
@@ -83,6 +110,7 @@ impl Default for RawLog {
 #[serde(deny_unknown_fields, default)]
 struct RawLifecycle {
     idle_timeout_ms: Option<u64>,
+    suspend_after_ms: Option<u64>,
     cold_after_ms: Option<u64>,
     stop_grace_ms: Option<u64>,
     drain_grace_ms: Option<u64>,
@@ -133,10 +161,6 @@ struct RawWakes {
     max_queued_per_organization: Option<usize>,
 }
 
-fn default_driver() -> String {
-    "process".into()
-}
-
 fn default_url_template() -> String {
     "http://{label}.sprites.localhost:8080".into()
 }
@@ -159,7 +183,10 @@ pub(crate) struct Config {
     pub(crate) url_template: String,
     pub(crate) log_format: telemetry::Format,
     pub(crate) log_filter: String,
+    pub(crate) driver: DriverKind,
     pub(crate) idle_timeout: Duration,
+    /// From warm to its memory on disk, where the driver can.
+    pub(crate) suspend_after: Duration,
     pub(crate) cold_after: Duration,
     pub(crate) stop_grace: Duration,
     pub(crate) drain_grace: Duration,
@@ -169,6 +196,7 @@ pub(crate) struct Config {
     pub(crate) holder_ttl: Duration,
     pub(crate) wakes: WakeLimits,
     pub(crate) process: ProcessSettings,
+    pub(crate) qemu: qemu::Settings,
     /// Sprites that commands wake and put to sleep.
     pub(crate) commands: Vec<CommandSettings>,
 }
@@ -187,9 +215,6 @@ impl Config {
         let refusal =
             |key, reason: &str| ConfigError::Value { path: path.to_owned(), key, reason: reason.to_owned() };
         let refuse = |key, reason: &str| Err(refusal(key, reason));
-        if raw.driver != "process" {
-            return refuse("driver", &format!("is {:?}; this build has: process", raw.driver));
-        }
         if !raw.url_template.contains("{label}") {
             return refuse("url_template", "must contain {label}, which stands for name-suffix");
         }
@@ -217,8 +242,13 @@ impl Config {
             url_template: raw.url_template,
             log_format,
             log_filter: raw.log.filter,
+            driver: raw.driver,
             idle_timeout: millis(raw.lifecycle.idle_timeout_ms, DEFAULT_IDLE_TIMEOUT),
-            cold_after: millis(raw.lifecycle.cold_after_ms, DEFAULT_COLD_AFTER),
+            suspend_after: millis(raw.lifecycle.suspend_after_ms, DEFAULT_SUSPEND_AFTER),
+            cold_after: millis(
+                raw.lifecycle.cold_after_ms,
+                if raw.driver.suspends() { DEFAULT_COLD_AFTER_ON_DISK } else { DEFAULT_COLD_AFTER },
+            ),
             stop_grace: millis(raw.lifecycle.stop_grace_ms, DEFAULT_STOP_GRACE),
             drain_grace: millis(raw.lifecycle.drain_grace_ms, DEFAULT_DRAIN_GRACE),
             on_shutdown: raw.lifecycle.on_shutdown,
@@ -234,6 +264,7 @@ impl Config {
                     .unwrap_or((queued / ORGANIZATION_SHARE).max(1)),
             },
             process: raw.process,
+            qemu: raw.qemu,
             commands: raw.command,
         })
     }
@@ -264,6 +295,9 @@ mod tests {
         let config = Config::parse(text, Path::new("agent.example.toml")).unwrap();
         assert_eq!(config.idle_timeout, DEFAULT_IDLE_TIMEOUT);
         assert_eq!(config.cold_after, DEFAULT_COLD_AFTER);
+        assert_eq!(config.suspend_after, DEFAULT_SUSPEND_AFTER);
+        assert_eq!(config.driver, DriverKind::Process);
+        assert_eq!(config.qemu, qemu::Settings::default());
         assert_eq!(config.stop_grace, DEFAULT_STOP_GRACE);
         assert_eq!(config.holder_ttl, DEFAULT_HOLDER_TTL);
         assert_eq!(config.drain_grace, DEFAULT_DRAIN_GRACE);

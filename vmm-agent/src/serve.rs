@@ -20,11 +20,12 @@ use tracing::{error, info};
 use crate::{
     agent::Agent,
     api,
-    config::Config,
+    config::{Config, DriverKind},
     drivers::{
         Driver, DriverSet,
         command::{CommandDriver, configured_id},
         process::ProcessDriver,
+        qemu::QemuDriver,
     },
     store::Store,
 };
@@ -53,7 +54,10 @@ pub(crate) fn run(config: Config) -> ExitCode {
 
 /// Prints what the driver finds on this host.
 pub(crate) fn probe(config: &Config) -> ExitCode {
-    println!("{}", ProcessDriver::probe(&config.process));
+    match config.driver {
+        DriverKind::Process => println!("{}", ProcessDriver::probe(&config.process)),
+        DriverKind::Qemu => println!("{}", QemuDriver::probe(&config.qemu)),
+    }
     ExitCode::SUCCESS
 }
 
@@ -64,12 +68,9 @@ async fn serve(config: Config) -> anyhow::Result<()> {
 
     let (store, stored) = Store::open(&config.state_dir.join("agent.db"))
         .context("could not open the store in the state directory")?;
-    let process: Arc<dyn Driver> = Arc::new(
-        ProcessDriver::new(&config.state_dir, config.process.clone())
-            .context("could not set up the driver")?,
-    );
+    let usual = driver(&config).context("could not set up the driver")?;
     let configured = config.commands.iter().map(|settings| (configured_id(settings), settings.clone()));
-    let driver = Arc::new(DriverSet::new(process, CommandDriver::new(configured.collect())));
+    let driver = Arc::new(DriverSet::new(usual, CommandDriver::new(configured.collect())));
     let socket = config.socket();
     let agent = Agent::start(config, store, stored, driver).await?;
 
@@ -95,6 +96,14 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     server.abort();
     info!("Agent has stopped");
     Ok(())
+}
+
+/// The driver that the configuration names.
+fn driver(config: &Config) -> io::Result<Arc<dyn Driver>> {
+    Ok(match config.driver {
+        DriverKind::Process => Arc::new(ProcessDriver::new(&config.state_dir, config.process.clone())?),
+        DriverKind::Qemu => Arc::new(QemuDriver::new(&config.state_dir, config.qemu.clone())?),
+    })
 }
 
 /// One agent for one state directory: two would fight over its sprites.

@@ -6,7 +6,10 @@
 //! ([`Driver::exited`] and [`Driver::endpoint`] excepted: they may be called during any other).
 
 pub(crate) mod command;
+mod files;
+mod pid;
 pub(crate) mod process;
+pub(crate) mod qemu;
 mod set;
 
 use std::{fmt, io, time::Duration};
@@ -24,15 +27,41 @@ pub(crate) struct SpriteSpec {
     pub(crate) id: SpriteId,
     /// Its host name inside.
     pub(crate) name: SpriteName,
+    /// What it asked for of the host.
+    pub(crate) resources: Resources,
 }
 
-/// What [`Driver::adopt`] found alive.
+/// What a sprite asked for of its host; where it asked for nothing the host's default holds. Drivers that can't
+/// give it ignore it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, serde::Deserialize)]
+#[serde(default)]
+pub(crate) struct Resources {
+    /// Virtual CPUs.
+    pub(crate) cpus: Option<u32>,
+    /// Memory, in MiB.
+    pub(crate) ram_mb: Option<u64>,
+    /// Disk, in GiB.
+    pub(crate) storage_gb: Option<u64>,
+}
+
+/// What [`Driver::adopt`] found.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Adopted {
     /// It runs.
     Running,
     /// It is paused.
     Paused,
+    /// Its memory is on disk.
+    Suspended,
+}
+
+/// Where [`Driver::resume`] found a sprite's memory.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Resumed {
+    /// In RAM: whoever was connected still is.
+    FromRam,
+    /// On disk: every connection into it has ended.
+    FromDisk,
 }
 
 /// A verb of [`Driver`], for messages.
@@ -165,13 +194,20 @@ pub(crate) trait Driver: Send + Sync + fmt::Debug {
     /// A dropped future leaves it paused, running or in between: call again, resume or stop.
     async fn pause(&self, id: SpriteId) -> Result<(), DriverError>;
 
-    /// Starts the sprite's time again. Repeating it on a running sprite does nothing.
+    /// Starts the sprite's time again, wherever its memory is. Repeating it on a running sprite does nothing.
+    ///
+    /// After an error a paused sprite is paused, or was; one whose memory was on disk may have lost it, and is to be
+    /// [stopped](Self::stop). A memory is never used twice.
     ///
     /// # Cancel safety
-    /// As with [`pause`](Self::pause).
-    async fn resume(&self, id: SpriteId) -> Result<(), DriverError>;
+    /// As with [`pause`](Self::pause); one whose memory was on disk is to be stopped.
+    async fn resume(&self, id: SpriteId) -> Result<Resumed, DriverError>;
 
-    /// Puts the sprite's memory on disk and gives the RAM back.
+    /// Puts the memory of a paused sprite on disk and gives the RAM back. Repeating it does nothing. After an error
+    /// the sprite is paused.
+    ///
+    /// # Cancel safety
+    /// A dropped future leaves it paused, suspended or in between: call again, resume or stop.
     async fn suspend(&self, id: SpriteId) -> Result<(), DriverError>;
 
     /// Ends the sprite in whatever state it is: thaws it, asks its runtime to end everything (TERM),
@@ -190,15 +226,16 @@ pub(crate) trait Driver: Send + Sync + fmt::Debug {
     /// A dropped future leaves a sprite that can only be destroyed again.
     async fn destroy(&self, id: SpriteId) -> Result<(), DriverError>;
 
-    /// Takes charge of a sprite that an earlier agent started: `None` if it does not run (any more).
-    /// An unfinished pause is finished. Removes what a sprite that died unseen left behind.
+    /// Takes charge of a sprite that an earlier agent started: `None` if nothing of it but its disk is there (any
+    /// more). An unfinished pause is finished, an unfinished suspend or resume is finished or undone. Removes what a sprite that died unseen left behind.
     ///
     /// # Cancel safety
     /// Cancel safe.
     async fn adopt(&self, id: SpriteId) -> Result<Option<Adopted>, DriverError>;
 
     /// Resolves when the sprite's PID 1 is gone, for whatever reason; at once if it does not run.
-    /// May be awaited by several at once and during any other verb. [`stop`](Self::stop) must still
+    /// May be awaited by several at once and during any other verb; a [`suspend`](Self::suspend) resolves it, too.
+    /// [`stop`](Self::stop) must still
     /// be called to remove what an exit leaves behind.
     ///
     /// # Cancel safety

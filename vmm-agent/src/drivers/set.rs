@@ -6,7 +6,7 @@ use agent_api::{Capabilities, lease::Endpoint};
 use async_trait::async_trait;
 use ids::{Epoch, SpriteId};
 
-use super::{Adopted, Driver, DriverError, SpriteSpec, command::CommandDriver};
+use super::{Adopted, Driver, DriverError, Resumed, SpriteSpec, command::CommandDriver};
 
 /// Sends each sprite's verbs to the driver that runs it.
 #[derive(Debug)]
@@ -53,7 +53,7 @@ impl Driver for DriverSet {
         self.of(id).pause(id).await
     }
 
-    async fn resume(&self, id: SpriteId) -> Result<(), DriverError> {
+    async fn resume(&self, id: SpriteId) -> Result<Resumed, DriverError> {
         self.of(id).resume(id).await
     }
 

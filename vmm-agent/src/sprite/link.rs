@@ -3,9 +3,9 @@
 //! A link lives from the sprite's start (or adoption) to its stop, through any number of pauses, in which
 //! nothing comes. When the stream breaks meanwhile it is opened again, and the runtime says everything anew.
 
-use std::{path::PathBuf, time::Duration};
+use std::time::Duration;
 
-use runtime_api::{Activity, ControlStream, Event, open_control};
+use runtime_api::{Activity, Address, ControlStream, Event, open_control};
 use tokio::{
     sync::mpsc,
     task::JoinSet,
@@ -42,11 +42,11 @@ pub(super) struct Link {
 }
 
 impl Link {
-    /// To the runtime at `socket`, over `stream` if there is one already that has told its hello.
-    pub(super) fn new(socket: PathBuf, stream: Option<ControlStream>) -> Self {
+    /// To the runtime at `runtime`, over `stream` if there is one already that has told its hello.
+    pub(super) fn new(runtime: Address, stream: Option<ControlStream>) -> Self {
         let (sender, news) = mpsc::channel(MAX_WAITING);
         let mut listener = JoinSet::new();
-        listener.spawn(listen(socket, stream, sender));
+        listener.spawn(listen(runtime, stream, sender));
         Self { news, _listener: listener }
     }
 
@@ -65,13 +65,13 @@ impl Link {
     }
 }
 
-async fn listen(socket: PathBuf, mut stream: Option<ControlStream>, news: mpsc::Sender<News>) {
+async fn listen(runtime: Address, mut stream: Option<ControlStream>, news: mpsc::Sender<News>) {
     let mut pause = FIRST_PAUSE;
     loop {
         let opened = match stream.take() {
             Some(stream) => Ok(stream),
             None => {
-                timeout(CONNECT_LIMIT, open_control(&socket)).await.unwrap_or_else(|late| Err(late.into()))
+                timeout(CONNECT_LIMIT, open_control(&runtime)).await.unwrap_or_else(|late| Err(late.into()))
             }
         };
         let broken = match opened {
@@ -95,7 +95,7 @@ async fn listen(socket: PathBuf, mut stream: Option<ControlStream>, news: mpsc::
             },
             Err(error) => Some(error),
         };
-        debug!(socket = %socket.display(), error = ?broken, "The control stream ended; opening it again");
+        debug!(?runtime, error = ?broken, "The control stream ended; opening it again");
         sleep(pause).await;
         pause = (pause * 2).min(LONGEST_PAUSE);
     }

@@ -5,7 +5,7 @@ use std::{collections::VecDeque, future::pending, sync::Arc, time::Duration};
 use ::lease::grantor::{Demand as LeaseDemand, Grantor, Usage, Who};
 use agent_api::{
     ChangeSprite, Changed, PublicState, Reason, SleepDepth, Sprite, WhyAwake, WhyHolder,
-    lease::{self, Endpoint, GrantorMessage, RefusalCode},
+    lease::{self, GrantorMessage, RefusalCode},
 };
 use futures_util::future::BoxFuture;
 use ids::{Attempt, Epoch};
@@ -149,13 +149,14 @@ impl Task {
         let has = agent.driver.capabilities(sprite.id);
         let settings = Settings {
             capabilities: Capabilities { pause: has.pause, suspend: has.suspend },
-            timing: timing(&sprite),
+            timing: timing(&sprite, agent.config.suspend_after),
             drain_grace: agent.config.drain_grace,
         };
         let found = match begin {
             Begin::Cold => Found::Stopped,
             Begin::Adopted(Adopted::Running) => Found::Running,
             Begin::Adopted(Adopted::Paused) => Found::Paused,
+            Begin::Adopted(Adopted::Suspended) => Found::Suspended,
         };
         let machine = Machine::new(settings, found, sprite.epoch, now, now + agent.config.holder_ttl);
         let mut task = Self {
@@ -174,9 +175,18 @@ impl Task {
             withdrawn: false,
             gone: false,
         };
-        if !matches!(begin, Begin::Cold) {
-            task.watch_exit();
-            task.link(None);
+        match begin {
+            Begin::Adopted(Adopted::Running | Adopted::Paused) => {
+                task.watch_exit();
+                task.link(None);
+            }
+            Begin::Cold if task.sprite.state != PublicState::Cold => {
+                let phase = &task.sprite.phase;
+                task.machine.note_loss(format!(
+                    "it was {phase}, and its memory was lost when its agent or host went down"
+                ));
+            }
+            Begin::Adopted(Adopted::Suspended) | Begin::Cold => {}
         }
         task
     }
@@ -186,9 +196,8 @@ impl Task {
         if self.gone {
             return true;
         }
-        let idle = self.call.is_none() && !self.machine.is_busy();
         match self.agent.config.on_shutdown {
-            OnShutdown::Stop => stopping && idle && self.machine.public() == Public::Cold,
+            OnShutdown::Stop => stopping && self.call.is_none() && self.machine.is_down(),
             OnShutdown::Leave => stopping && self.call.is_none(),
         }
     }
@@ -239,6 +248,7 @@ impl Task {
             Message::Sleep { depth, reply } => {
                 let depth = match depth {
                     SleepDepth::Warm => Depth::Warm,
+                    SleepDepth::Suspended => Depth::Suspended,
                     SleepDepth::Cold => Depth::Cold,
                 };
                 self.tell(Event::Sleep(depth)).await;
@@ -287,9 +297,8 @@ impl Task {
 
     /// Listens to the runtime from now on, over `stream` if there is one already.
     fn link(&mut self, stream: Option<ControlStream>) {
-        if let Endpoint::Handoff { path } = self.agent.driver.endpoint(self.sprite.id) {
-            self.link = Some(Link::new(path, stream));
-        }
+        let runtime = self.agent.driver.endpoint(self.sprite.id).runtime();
+        self.link = runtime.map(|runtime| Link::new(runtime, stream));
     }
 
     /// A lease may have ended.
@@ -318,11 +327,15 @@ impl Task {
                     // The runtime there was is told to end by the driver, or is gone.
                     self.link = None;
                 }
+                if matches!(call, Call::Suspend) {
+                    // Its first process is about to go, and that is no death.
+                    self.exit = None;
+                }
                 let failed = match call {
                     Call::Start(_) => self.unwritten.take(),
                     Call::Pause
+                    | Call::Resume(_)
                     | Call::Suspend
-                    | Call::Resume
                     | Call::Stop
                     | Call::Unsupported(_)
                     | Call::Destroy => None,
@@ -360,9 +373,18 @@ impl Task {
                 self.watch_exit();
                 self.link(control);
             }
+            (Call::Resume(_), true) => {
+                // From disk, it is another process, and nobody listens to its runtime yet.
+                if control.is_some() {
+                    self.watch_exit();
+                    self.link(control);
+                }
+            }
+            (Call::Suspend, true) => self.link = None,
+            (Call::Suspend, false) => self.watch_exit(),
             (Call::Stop | Call::Destroy, true) => self.exit = None,
-            (Call::Start(_) | Call::Stop | Call::Destroy, false)
-            | (Call::Pause | Call::Suspend | Call::Resume | Call::Unsupported(_), _) => {}
+            (Call::Start(_) | Call::Resume(_) | Call::Stop | Call::Destroy, false)
+            | (Call::Pause | Call::Unsupported(_), _) => {}
         }
         self.tell(Event::DriverDone { transition, outcome }).await;
     }
@@ -395,7 +417,9 @@ impl Task {
             Effect::Start { transition, epoch } => self.decided = Some((transition, Call::Start(epoch))),
             Effect::Pause(transition) => self.decided = Some((transition, Call::Pause)),
             Effect::Suspend(transition) => self.decided = Some((transition, Call::Suspend)),
-            Effect::Resume { transition, .. } => self.decided = Some((transition, Call::Resume)),
+            Effect::Resume { transition, epoch } => {
+                self.decided = Some((transition, Call::Resume(epoch)));
+            }
             Effect::Stop(transition) => self.decided = Some((transition, Call::Stop)),
             Effect::Checkpoint(transition) => {
                 self.decided = Some((transition, Call::Unsupported("take checkpoints")));
@@ -516,7 +540,7 @@ impl Task {
             return Err(SpriteError::Gone);
         }
         self.agent.store.save_sprite(sprite.clone()).await?;
-        self.machine.set_timing(timing(&sprite));
+        self.machine.set_timing(timing(&sprite, self.agent.config.suspend_after));
         self.sprite = sprite;
         let revision = self.agent.directory.put_sprite(&self.sprite);
         Ok(Changed { revision, now: self.sprite.clone() })
@@ -587,13 +611,11 @@ const fn kind_name(kind: ActivityKind) -> &'static str {
     }
 }
 
-fn timing(sprite: &Sprite) -> Timing {
-    let cold_after = Duration::from_millis(sprite.timing.cold_after_ms);
+fn timing(sprite: &Sprite, suspend_after: Duration) -> Timing {
     Timing {
         idle_timeout: Duration::from_millis(sprite.timing.idle_timeout_ms),
-        // No driver of this host suspends.
-        suspend_after: cold_after,
-        cold_after,
+        suspend_after,
+        cold_after: Duration::from_millis(sprite.timing.cold_after_ms),
     }
 }
 

@@ -1,18 +1,18 @@
 //! Driver calls: what each transition of a sprite does, from beginning to end.
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
-use agent_api::{Sprite, lease::Endpoint};
+use agent_api::Sprite;
 use ids::{Epoch, SpriteId};
 use lifecycle::Transition;
-use runtime_api::{Command, Configuration, ControlStream, Event, open_control};
+use runtime_api::{Address, Command, Configuration, ControlStream, Event, Woken, open_control};
 use tokio::time::{Instant, timeout};
 use tracing::{info, warn};
 
 use crate::{
     agent::Agent,
     api::chain,
-    drivers::{Driver, DriverError},
+    drivers::{Driver, DriverError, Resumed},
 };
 
 /// How long a runtime may take to answer after it was started.
@@ -24,7 +24,7 @@ pub(super) enum Call {
     Start(Epoch),
     Pause,
     Suspend,
-    Resume,
+    Resume(Epoch),
     Stop,
     /// No driver has this yet; the lifecycle can.
     Unsupported(&'static str),
@@ -37,7 +37,7 @@ impl Call {
             Self::Start(_) => "start",
             Self::Pause => "pause",
             Self::Suspend => "suspend",
-            Self::Resume => "resume",
+            Self::Resume(_) => "resume",
             Self::Stop => "stop",
             Self::Unsupported(verb) => verb,
             Self::Destroy => "destroy",
@@ -51,7 +51,7 @@ pub(super) struct Ended {
     pub(super) transition: Transition,
     pub(super) call: Call,
     pub(super) outcome: Result<(), String>,
-    /// Of a start: the stream over which the runtime was configured.
+    /// Of a start, or a return from disk: the stream over which the runtime was configured.
     pub(super) control: Option<ControlStream>,
 }
 
@@ -78,7 +78,7 @@ pub(super) async fn perform(agent: Arc<Agent>, sprite: Sprite, transition: Trans
         Call::Start(epoch) => start(&agent, &sprite, epoch).await.map(|stream| control = stream),
         Call::Pause => driver.pause(sprite.id).await.map_err(Into::into),
         Call::Suspend => driver.suspend(sprite.id).await.map_err(Into::into),
-        Call::Resume => driver.resume(sprite.id).await.map_err(Into::into),
+        Call::Resume(epoch) => resume(&agent, &sprite, epoch).await.map(|stream| control = stream),
         Call::Stop => driver.stop(sprite.id, agent.config.stop_grace).await.map_err(Into::into),
         Call::Unsupported(verb) => Err(CallError::Unsupported(verb)),
         Call::Destroy => driver.destroy(sprite.id).await.map_err(Into::into),
@@ -102,8 +102,31 @@ async fn start(agent: &Agent, sprite: &Sprite, epoch: Epoch) -> Result<Option<Co
     driver.stop(sprite.id, Duration::ZERO).await?;
     driver.prepare(&spec).await?;
     driver.start(&spec, epoch).await?;
+    let ready = introduce(agent, sprite, epoch, None).await;
+    if ready.is_err() {
+        abandon(driver, sprite.id).await;
+    }
+    ready
+}
+
+/// Lets a sprite go on. One whose memory was on disk hears its new epoch, which also proves that it goes on; the
+/// stream over which it does is returned. If it does not, it is stopped next, and started cold.
+async fn resume(agent: &Agent, sprite: &Sprite, epoch: Epoch) -> Result<Option<ControlStream>, CallError> {
+    match agent.driver.resume(sprite.id).await? {
+        Resumed::FromRam => Ok(None),
+        Resumed::FromDisk => introduce(agent, sprite, epoch, Some(Woken::now())).await,
+    }
+}
+
+/// Tells the runtime who it is, and what it can't know if its memory comes from disk.
+async fn introduce(
+    agent: &Agent,
+    sprite: &Sprite,
+    epoch: Epoch,
+    woken: Option<Woken>,
+) -> Result<Option<ControlStream>, CallError> {
     // Without a runtime of ours there is nobody to tell.
-    let Endpoint::Handoff { path } = driver.endpoint(sprite.id) else { return Ok(None) };
+    let Some(runtime) = agent.driver.endpoint(sprite.id).runtime() else { return Ok(None) };
     let configuration = Configuration {
         name: sprite.name.clone(),
         url: agent.url(sprite),
@@ -111,13 +134,10 @@ async fn start(agent: &Agent, sprite: &Sprite, epoch: Epoch) -> Result<Option<Co
         environment: sprite.environment.clone(),
         session_activity: agent.config.session_activity,
         session_limits: agent.config.session_limits,
+        woken,
     };
-    let ready = timeout(RUNTIME_DEADLINE, configure(&path, configuration));
-    let ready = ready.await.unwrap_or(Err(CallError::RuntimeSilent));
-    if ready.is_err() {
-        abandon(driver, sprite.id).await;
-    }
-    ready.map(Some)
+    let ready = timeout(RUNTIME_DEADLINE, configure(&runtime, configuration));
+    ready.await.unwrap_or(Err(CallError::RuntimeSilent)).map(Some)
 }
 
 /// After a failed start nothing may run.
@@ -128,7 +148,7 @@ async fn abandon(driver: &dyn Driver, id: SpriteId) {
     }
 }
 
-async fn configure(runtime: &Path, configuration: Configuration) -> Result<ControlStream, CallError> {
+async fn configure(runtime: &Address, configuration: Configuration) -> Result<ControlStream, CallError> {
     let mut control = open_control(runtime).await.map_err(CallError::RuntimeBroken)?;
     let mut next = async || match control.next().await {
         Ok(Some(event)) => Ok(event),

@@ -20,7 +20,7 @@ use parking_lot::Mutex;
 use sha2::{Digest, Sha256};
 
 pub(crate) use self::settings::Settings;
-use super::{Adopted, Driver, DriverError, SpriteSpec, Verb};
+use super::{Adopted, Driver, DriverError, Resumed, SpriteSpec, Verb};
 
 /// What the records of configured sprites say.
 pub(crate) const NAME: &str = "command";
@@ -100,11 +100,11 @@ impl Driver for CommandDriver {
         Ok(())
     }
 
-    async fn resume(&self, id: SpriteId) -> Result<(), DriverError> {
+    async fn resume(&self, id: SpriteId) -> Result<Resumed, DriverError> {
         let command = self.sprites.get(&id).and_then(|settings| settings.resume.as_ref());
         self.run(Verb::Resume, id, command).await?;
         self.paused.lock().remove(&id);
-        Ok(())
+        Ok(Resumed::FromRam)
     }
 
     async fn suspend(&self, _: SpriteId) -> Result<(), DriverError> {

@@ -1,0 +1,215 @@
+//! QEMU's command line.
+//!
+//! A machine whose memory was on disk must be made of the same devices in the same order as the one that was saved,
+//! so what makes the machine is kept with its state and used again, word by word. What differs between two runs
+//! (descriptors, whether a state comes in) is not part of it.
+
+use std::{os::fd::RawFd, path::Path};
+
+use super::{
+    layout::Files,
+    settings::{Egress, MachineKind, Size},
+};
+
+/// How instructions are run, once that is decided.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Runs {
+    Kvm,
+    Tcg,
+}
+
+impl Runs {
+    const fn accelerator(self) -> &'static str {
+        match self {
+            Self::Kvm => "kvm",
+            Self::Tcg => "tcg",
+        }
+    }
+
+    const fn cpu(self) -> &'static str {
+        match self {
+            // The state is only ever loaded on this host, so nothing need be hidden.
+            Self::Kvm => "host",
+            Self::Tcg => "qemu64",
+        }
+    }
+}
+
+/// What a machine is made of.
+#[derive(Clone, Debug)]
+pub(super) struct Machine<'a> {
+    pub(super) kind: MachineKind,
+    pub(super) runs: Runs,
+    pub(super) size: Size,
+    pub(super) egress: Egress,
+    pub(super) name: &'a str,
+    pub(super) kernel: &'a Path,
+    pub(super) initramfs: &'a Path,
+    /// The speed of the host's time stamp counter, which a small machine has nothing to measure with.
+    pub(super) tsc_khz: Option<u64>,
+}
+
+impl Machine<'_> {
+    /// Everything that makes the machine what it is.
+    pub(super) fn arguments(&self, files: &Files) -> Vec<String> {
+        let Size { cpus, memory_mib, .. } = self.size;
+        let (machine, bus) = match self.kind {
+            MachineKind::Microvm => ("microvm", "device"),
+            MachineKind::Q35 => ("q35", "pci"),
+        };
+        let mut words = Words(Vec::new());
+        words.add("-machine", format!("{machine},memory-backend=mem,accel={}", self.runs.accelerator()));
+        words.add("-cpu", self.runs.cpu().to_owned());
+        words.add("-smp", cpus.to_string());
+        words.add("-m", format!("{memory_mib}M"));
+        words.add(
+            "-object",
+            format!("memory-backend-file,id=mem,size={memory_mib}M,mem-path={},share=on", text(&files.ram())),
+        );
+        words.add("-kernel", text(self.kernel));
+        words.add("-initrd", text(self.initramfs));
+        words.add("-append", self.command_line());
+        // A state that was saved of a paused machine is loaded into one that waits, too.
+        words.add("-global", "migration.store-global-state=off".into());
+        words.add("-serial", format!("file:{}", text(&files.console())));
+        words.add("-device", format!("virtio-serial-{bus}"));
+        words.add(
+            "-device",
+            format!("virtserialport,chardev=mux,name={},nr=1", runtime_api::SERIAL_PORT_NAME),
+        );
+        words.add(
+            "-blockdev",
+            format!(
+                "driver=qcow2,node-name=disk,discard=unmap,detect-zeroes=unmap,\
+                 file.driver=file,file.filename={}",
+                text(&files.disk())
+            ),
+        );
+        words.add("-device", format!("virtio-blk-{bus},drive=disk"));
+        words.add("-object", "rng-random,id=rng,filename=/dev/urandom".into());
+        words.add("-device", format!("virtio-rng-{bus},rng=rng"));
+        match self.egress {
+            Egress::None => words.add("-nic", "none".into()),
+            Egress::User => {
+                words.add("-netdev", "user,id=net,ipv6=off".into());
+                words.add("-device", format!("virtio-net-{bus},netdev=net"));
+            }
+        }
+        words.0
+    }
+
+    fn command_line(&self) -> String {
+        let mut line = format!("console=ttyS0 quiet reboot=t panic=-1 sprite.name={}", self.name);
+        if let Some(khz) = self.tsc_khz {
+            // Without a timer to compare with, a busy host makes the kernel's own measurement fail, and the boot hang.
+            line.push_str(&format!(" tsc_early_khz={khz} tsc=reliable no_timer_check"));
+        }
+        match self.egress {
+            Egress::None => {}
+            Egress::User => line.push_str(" sprite.net=10.0.2.15/24,10.0.2.2,10.0.2.3"),
+        }
+        line
+    }
+}
+
+/// What a run of a machine needs besides: never seen by the machine itself.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Run {
+    /// The listening socket of its monitor.
+    pub(super) monitor: RawFd,
+    /// The listening socket of its serial port.
+    pub(super) multiplexed: RawFd,
+    /// Whether its state comes in.
+    pub(super) incoming: bool,
+}
+
+impl Run {
+    /// The whole command line of a machine that is made of `machine`.
+    pub(super) fn arguments(&self, machine: &[String]) -> Vec<String> {
+        let mut words = Words(Vec::new());
+        for word in ["-nodefaults", "-no-user-config", "-no-reboot"] {
+            words.0.push(word.to_owned());
+        }
+        words.add("-display", "none".into());
+        // A machine that breaks out of QEMU's devices finds a process that may start nothing and become nobody.
+        words.add(
+            "-sandbox",
+            "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny".into(),
+        );
+        words.add("-chardev", format!("socket,id=qmp,fd={},server=on,wait=off", self.monitor));
+        words.add("-mon", "chardev=qmp,mode=control".into());
+        words.add("-chardev", format!("socket,id=mux,fd={},server=on,wait=off", self.multiplexed));
+        words.0.extend_from_slice(machine);
+        if self.incoming {
+            words.add("-incoming", "defer".into());
+            words.0.push("-S".to_owned());
+        }
+        words.0
+    }
+}
+
+struct Words(Vec<String>);
+
+impl Words {
+    fn add(&mut self, option: &str, value: String) {
+        self.0.extend([option.to_owned(), value]);
+    }
+}
+
+/// A path in an option's value, where a comma is written twice.
+fn text(path: &Path) -> String {
+    path.to_string_lossy().replace(',', ",,")
+}
+
+#[cfg(test)]
+mod tests {
+    use ids::SpriteId;
+
+    use super::*;
+    use crate::drivers::qemu::layout::Layout;
+
+    fn machine(kind: MachineKind, egress: Egress) -> Vec<String> {
+        let state = tempfile::tempdir().unwrap();
+        let files = Layout::create(state.path()).unwrap().sprite(SpriteId::from_u128(1));
+        let size = Size { cpus: 2, memory_mib: 256, disk_gib: 1 };
+        let machine = Machine {
+            kind,
+            runs: Runs::Tcg,
+            size,
+            egress,
+            name: "web",
+            kernel: Path::new("/images/a,b/vmlinux"),
+            initramfs: Path::new("/images/initramfs"),
+            tsc_khz: Some(2_000_000),
+        };
+        machine.arguments(&files)
+    }
+
+    #[test]
+    fn both_kinds_of_machine_have_the_same_devices_on_their_buses() {
+        let of = |kind| machine(kind, Egress::None).join(" ");
+        let (micro, pc) = (of(MachineKind::Microvm), of(MachineKind::Q35));
+        for device in ["virtio-serial", "virtio-blk", "virtio-rng"] {
+            assert!(micro.contains(&format!("{device}-device")), "{micro}");
+            assert!(pc.contains(&format!("{device}-pci")), "{pc}");
+        }
+        assert!(micro.contains("tsc_early_khz=2000000") && micro.contains("-nic none"), "{micro}");
+    }
+
+    #[test]
+    fn a_network_card_comes_only_when_it_is_wanted() {
+        let with = machine(MachineKind::Microvm, Egress::User).join(" ");
+        assert!(with.contains("virtio-net-device") && with.contains("sprite.net="), "{with}");
+        assert!(!machine(MachineKind::Microvm, Egress::None).join(" ").contains("virtio-net"));
+    }
+
+    #[test]
+    fn what_makes_a_machine_says_nothing_of_its_run() {
+        let made = machine(MachineKind::Microvm, Egress::None);
+        let run = Run { monitor: 7, multiplexed: 8, incoming: true }.arguments(&made);
+        assert!(run.windows(made.len()).any(|part| part == made));
+        assert!(run.ends_with(&["-incoming".into(), "defer".into(), "-S".into()]));
+        assert!(made.contains(&"/images/a,,b/vmlinux".to_owned()));
+    }
+}

@@ -1,0 +1,379 @@
+//! The `qemu` driver: a sprite is a virtual machine, with a kernel of its own.
+//!
+//! - The machine's RAM is a file. Pause stops its CPUs; suspend writes down what is not RAM (a tenth of a mebibyte),
+//!   and ends QEMU; resume starts one anew that maps the same file ([`memory`]).
+//! - Its disk is what it has changed of an image ([`disk`]).
+//! - Its runtime is reached through one serial port ([`channel`]), for a QEMU with vsock can't suspend.
+//! - A machine outlives a killed agent, which finds it again by pid and start time ([`machine`]).
+
+mod arguments;
+mod channel;
+mod disk;
+mod layout;
+mod machine;
+mod memory;
+mod probe;
+mod qmp;
+mod settings;
+
+use std::{
+    io,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use agent_api::{Capabilities, lease::Endpoint};
+use async_trait::async_trait;
+use dashmap::DashMap;
+use ids::{Epoch, SpriteId};
+use runtime_api::{Address, Command, open_control};
+use tokio::{task::spawn_blocking, time::timeout};
+use tracing::{debug, info, warn};
+
+use self::{
+    arguments::Runs,
+    layout::{Files, Layout},
+    machine::{Failure, Machine, failed},
+    memory::Found,
+};
+pub(crate) use self::{probe::Report, settings::Settings};
+use super::{Adopted, Driver, DriverError, Resumed, SpriteSpec, Verb};
+use crate::{config::images_in, images::Image};
+
+/// The driver's name in settings and in a sprite's record.
+pub(crate) const NAME: &str = "qemu";
+/// How long it may take to put a line into a runtime's socket.
+const ASK_LIMIT: Duration = Duration::from_secs(2);
+/// What a machine may need beyond the grace of its processes: to write out its disk.
+const POWER_OFF_LIMIT: Duration = Duration::from_secs(5);
+/// How long a state that was being loaded when the agent was killed may take to be.
+const LOAD_LIMIT: Duration = Duration::from_secs(5);
+/// The pause between two looks at it.
+const LOAD_PAUSE: Duration = Duration::from_millis(5);
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct QemuDriver {
+    layout: Layout,
+    settings: Settings,
+    host: settings::Host,
+    runs: Runs,
+    /// QEMU, as it calls itself.
+    version: String,
+    /// Where images are.
+    images: PathBuf,
+    tsc_khz: Option<u64>,
+    machines: DashMap<SpriteId, Arc<Machine>>,
+}
+
+impl QemuDriver {
+    /// Looks at the host and at what earlier agents left in `state`. Blocks.
+    ///
+    /// # Errors
+    /// Machines can't run here at all; the message says why and what to do.
+    pub(crate) fn new(state: &Path, settings: Settings) -> io::Result<Self> {
+        let report = Report::of_host(&settings);
+        let version = report.version.map_err(io::Error::other)?;
+        let runs = report.runs.map_err(io::Error::other)?;
+        let layout = Layout::create(state)?;
+        layout.remove_doomed()?;
+        let images = settings.images_dir.clone().unwrap_or_else(|| images_in(state));
+        let images = std::path::absolute(images)?;
+        let host = settings::Host::look()?;
+        if let Some(shortfall) = settings.shortfall(host) {
+            warn!(shortfall, "This host is small");
+        }
+        // Said now, and not at the first sprite.
+        Image::open(&images, &settings.image).map_err(io::Error::other)?;
+        Ok(Self {
+            layout,
+            host,
+            runs,
+            version,
+            images,
+            tsc_khz: probe::tsc_khz(),
+            machines: DashMap::new(),
+            settings,
+        })
+    }
+
+    /// What the host can and can't do, for the agent to say. Blocks.
+    pub(crate) fn probe(settings: &Settings) -> Report {
+        Report::of_host(settings)
+    }
+
+    fn machine(&self, id: SpriteId) -> Option<Arc<Machine>> {
+        self.machines.get(&id).map(|machine| Arc::clone(&machine))
+    }
+
+    fn running(&self, verb: Verb, id: SpriteId) -> Result<Arc<Machine>, DriverError> {
+        self.machine(id).ok_or(DriverError::NotRunning { verb, id })
+    }
+
+    /// Refuses to fill the disk that all sprites' memories are on.
+    fn check_room(&self, files: &Files) -> Result<(), Failure> {
+        let step = "find room on the disk";
+        let at = nix::sys::statvfs::statvfs(files.root()).map_err(|error| Failure::new(step, error))?;
+        let free_mib = at.blocks_available().saturating_mul(at.fragment_size()) >> 20;
+        let wanted = self.settings.min_free_disk_mib;
+        if free_mib < wanted {
+            let message = format!(
+                "{free_mib} MiB are free at {}, and qemu.min_free_disk_mib wants {wanted}; remove something, or lower it",
+                files.root().display()
+            );
+            return Err(Failure::new(step, io::Error::new(io::ErrorKind::StorageFull, message)));
+        }
+        Ok(())
+    }
+
+    fn image(&self) -> Result<Image, Failure> {
+        Image::open(&self.images, &self.settings.image)
+            .map_err(|error| Failure::new("open the image", io::Error::other(error)))
+    }
+
+    async fn boot(&self, sprite: &SpriteSpec) -> Result<(), Failure> {
+        let files = self.layout.sprite(sprite.id);
+        self.check_room(&files)?;
+        let image = self.image()?;
+        memory::forget(&files).map_err(failed("forget its last memory"))?;
+        let machine = arguments::Machine {
+            kind: self.settings.machine,
+            runs: self.runs,
+            size: self.settings.size(sprite.resources, self.host),
+            egress: self.settings.egress,
+            name: sprite.name.as_str(),
+            kernel: &image.kernel_elf(),
+            initramfs: &image.initramfs(),
+            tsc_khz: self.tsc_khz,
+        };
+        let words = machine.arguments(&files);
+        let machine = Machine::spawn(&self.settings.program, &words, false, &files).await?;
+        machine.open(&files)?;
+        self.machines.insert(sprite.id, Arc::new(machine));
+        Ok(())
+    }
+
+    /// Loads a memory from disk.
+    async fn load(&self, id: SpriteId) -> Result<(), Failure> {
+        let files = self.layout.sprite(id);
+        let manifest = match memory::find(&files, &self.version).map_err(failed("look for its memory"))? {
+            Found::Whole(manifest) => manifest,
+            Found::Nothing => return Err(Failure::new("find its memory", io::ErrorKind::NotFound)),
+            Found::Unusable(why) => return Err(Failure::new("use its memory", io::Error::other(why))),
+        };
+        self.check_room(&files)?;
+        let began = std::time::Instant::now();
+        let machine = Machine::spawn(&self.settings.program, &manifest.machine, true, &files).await?;
+        let spawned = began.elapsed();
+        {
+            use std::os::fd::AsFd as _;
+            let mut monitor = machine.monitor().lock().await;
+            memory::without_ram(&mut monitor).await?;
+            let state = memory::claim(&files).map_err(failed("claim its memory"))?;
+            monitor.migrate(qmp::Direction::Load, state.as_fd()).await?;
+        }
+        let loaded = began.elapsed();
+        machine.unpause().await?;
+        machine.open(&files)?;
+        debug!(sprite = %id, ?spawned, ?loaded, "A memory was loaded");
+        memory::forget_state(&files).map_err(failed("forget the state that was used"))?;
+        self.machines.insert(id, Arc::new(machine));
+        Ok(())
+    }
+
+    /// Finds what an earlier agent left of a sprite.
+    async fn find(&self, id: SpriteId) -> Result<Option<Adopted>, Failure> {
+        let files = self.layout.sprite(id);
+        let Some(machine) = Machine::find(&files).await? else {
+            machine::end_unknown(&files).await;
+            machine::clean(&files).map_err(failed("remove what its last run left"))?;
+            return match memory::find(&files, &self.version).map_err(failed("look for its memory"))? {
+                Found::Whole(_) => Ok(Some(Adopted::Suspended)),
+                Found::Nothing => Ok(None),
+                Found::Unusable(why) => {
+                    info!(sprite = %id, why, "A sprite's memory is lost; it starts cold");
+                    memory::forget(&files).map_err(failed("forget its memory"))?;
+                    Ok(None)
+                }
+            };
+        };
+        let mut status = machine.monitor().lock().await.status().await?;
+        if status == "inmigrate" && files.state().exists() {
+            // It waits for a state that nobody has claimed: the memory is as it was.
+            machine.quit().await?;
+            machine::clean(&files).map_err(failed("remove what its last run left"))?;
+            return Ok(Some(Adopted::Suspended));
+        }
+        let loading = async {
+            while status == "inmigrate" {
+                tokio::time::sleep(LOAD_PAUSE).await;
+                status = machine.monitor().lock().await.status().await?;
+            }
+            Ok::<_, Failure>(())
+        };
+        if !matches!(timeout(LOAD_LIMIT, loading).await, Ok(Ok(()))) {
+            machine.quit().await?;
+            memory::forget(&files).map_err(failed("forget its memory"))?;
+            info!(sprite = %id, "A sprite's memory could not be loaded; it starts cold");
+            return Ok(None);
+        }
+        // A state that was saved and not yet left behind is not its own once it runs on.
+        memory::forget_state(&files).map_err(failed("forget a state"))?;
+        machine.open(&files)?;
+        let adopted = match status.as_str() {
+            "running" => Adopted::Running,
+            _ => Adopted::Paused,
+        };
+        self.machines.insert(id, Arc::new(machine));
+        Ok(Some(adopted))
+    }
+
+    async fn end(&self, id: SpriteId, grace: Duration) -> Result<(), Failure> {
+        let files = self.layout.sprite(id);
+        if self.machine(id).is_none() {
+            // It may be one that nobody has adopted yet.
+            if let Some(machine) = Machine::find(&files).await? {
+                self.machines.insert(id, Arc::new(machine));
+            } else {
+                machine::end_unknown(&files).await;
+            }
+        }
+        if let Some(machine) = self.machine(id) {
+            if grace.is_zero() {
+                machine.end(Duration::ZERO).await?;
+            } else {
+                machine.open(&files)?;
+                // One that is paused hears it as soon as it goes on.
+                let told = tokio::join!(ask_to_end(&files, grace), machine.unpause());
+                match told {
+                    (true, Ok(())) => machine.end(grace + POWER_OFF_LIMIT).await?,
+                    // A machine that can't be told any more has nothing to end in order.
+                    (false, _) | (_, Err(_)) => machine.end(Duration::ZERO).await?,
+                }
+            }
+            machine.close();
+        }
+        machine::clean(&files).map_err(failed("remove what it left"))?;
+        memory::forget(&files).map_err(failed("forget its memory"))?;
+        self.machines.remove(&id);
+        Ok(())
+    }
+
+    async fn put_on_disk(&self, id: SpriteId, machine: &Machine) -> Result<(), Failure> {
+        let files = self.layout.sprite(id);
+        self.check_room(&files)?;
+        let words = machine::words(&files).map_err(failed("read what it is made of"))?;
+        let saved = memory::save(machine, &files, &self.version, self.runs, &words).await;
+        if saved.is_err() {
+            // It is paused, and whoever wakes it wants to get in.
+            machine.open(&files)?;
+            return saved;
+        }
+        self.machines.remove(&id);
+        machine::clean(&files).map_err(failed("remove what its run left"))?;
+        spawn_blocking(move || {
+            if let Err(error) = memory::make_durable(&files) {
+                // It survives all but a loss of power, and then starts cold.
+                debug!(%error, "Could not write a sprite's memory out");
+            }
+        });
+        Ok(())
+    }
+}
+
+/// Asks the runtime to end everything within `grace`; `false` if it could not be told.
+async fn ask_to_end(files: &Files, grace: Duration) -> bool {
+    let runtime = Address::Vsock(files.vsock());
+    let grace_ms = u64::try_from(grace.as_millis()).unwrap_or(u64::MAX);
+    let told = timeout(ASK_LIMIT, async {
+        open_control(&runtime).await?.send(&Command::Shutdown { grace_ms }).await
+    });
+    matches!(told.await, Ok(Ok(())))
+}
+
+/// The driver's error of a failure.
+fn error(verb: Verb, id: SpriteId) -> impl FnOnce(Failure) -> DriverError {
+    move |Failure { step, source }| DriverError::Host { verb, id, step, source }
+}
+
+#[async_trait]
+impl Driver for QemuDriver {
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    fn capabilities(&self, _: SpriteId) -> Capabilities {
+        Capabilities { pause: true, suspend: true, checkpoint: false }
+    }
+
+    fn endpoint(&self, id: SpriteId) -> Endpoint {
+        Endpoint::Vsock { path: self.layout.sprite(id).vsock() }
+    }
+
+    async fn prepare(&self, sprite: &SpriteSpec) -> Result<(), DriverError> {
+        let files = self.layout.sprite(sprite.id);
+        let size = self.settings.size(sprite.resources, self.host);
+        let made = async {
+            let image = self.image()?;
+            disk::make(&files, &self.settings.image_program, &image.root(), size).await
+        };
+        made.await.map_err(error(Verb::Prepare, sprite.id))
+    }
+
+    async fn start(&self, sprite: &SpriteSpec, _: Epoch) -> Result<(), DriverError> {
+        if self.machine(sprite.id).is_some() {
+            return Err(DriverError::AlreadyRunning { verb: Verb::Start, id: sprite.id });
+        }
+        self.boot(sprite).await.map_err(error(Verb::Start, sprite.id))
+    }
+
+    async fn pause(&self, id: SpriteId) -> Result<(), DriverError> {
+        self.running(Verb::Pause, id)?.pause().await.map_err(error(Verb::Pause, id))
+    }
+
+    async fn resume(&self, id: SpriteId) -> Result<Resumed, DriverError> {
+        let Some(machine) = self.machine(id) else {
+            self.load(id).await.map_err(error(Verb::Resume, id))?;
+            return Ok(Resumed::FromDisk);
+        };
+        let files = self.layout.sprite(id);
+        let resumed = async {
+            machine.unpause().await?;
+            machine.tell_woken(&files).await
+        };
+        resumed.await.map_err(error(Verb::Resume, id))?;
+        Ok(Resumed::FromRam)
+    }
+
+    async fn suspend(&self, id: SpriteId) -> Result<(), DriverError> {
+        let machine = self.running(Verb::Suspend, id)?;
+        self.put_on_disk(id, &machine).await.map_err(error(Verb::Suspend, id))
+    }
+
+    async fn stop(&self, id: SpriteId, grace: Duration) -> Result<(), DriverError> {
+        self.end(id, grace).await.map_err(error(Verb::Stop, id))
+    }
+
+    async fn destroy(&self, id: SpriteId) -> Result<(), DriverError> {
+        self.stop(id, Duration::ZERO).await?;
+        let (root, doomed) = (self.layout.sprite(id).root().to_owned(), self.layout.doomed(id));
+        let removed = spawn_blocking(move || match std::fs::rename(&root, &doomed) {
+            Ok(()) => std::fs::remove_dir_all(&doomed),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            Err(error) => Err(error),
+        });
+        let removed = removed.await.unwrap_or_else(|panic| Err(io::Error::other(panic)));
+        removed.map_err(failed("remove its files")).map_err(error(Verb::Destroy, id))
+    }
+
+    async fn adopt(&self, id: SpriteId) -> Result<Option<Adopted>, DriverError> {
+        self.find(id).await.map_err(error(Verb::Adopt, id))
+    }
+
+    async fn exited(&self, id: SpriteId) {
+        if let Some(machine) = self.machine(id) {
+            machine.exited().await;
+        }
+    }
+}
