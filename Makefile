@@ -1,11 +1,12 @@
 # Sprites: a wake-on-request edge for sandboxes. `make help` says what there is.
 
-# The runtime is one static binary: it runs inside sprites, whatever libraries they have.
+# The runtime, and the web server that tests put beside it, are static: they run inside sprites, whatever libraries
+# those have.
 TARGET := $(shell rustc -vV 2>/dev/null | sed -n 's/^host: //p')
-RUNTIME_FLAGS := RUSTFLAGS="-C target-feature=+crt-static"
+INSIDE_FLAGS := RUSTFLAGS="-C target-feature=+crt-static"
 
 .DEFAULT_GOAL := help
-.PHONY: help deps build image run test unit e2e lint fuzz measure bench bench-quick simulate clean
+.PHONY: help deps build image run test unit e2e e2e-vm lint fuzz measure bench bench-quick simulate clean
 
 help: ## Say what there is
 	@echo "Two commands are enough:"
@@ -16,15 +17,15 @@ help: ## Say what there is
 	@echo "All targets:"
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "  %-14s %s\n", $$1, $$2}'
 	@echo
-	@echo "Settings of make run: PORT=8080 TLS_PORT=8443 ADMIN_PORT=9090 IDLE=30 (seconds to warm) COLD=600 (to cold) DRIVER=process"
+	@echo "Settings of make run: PORT=8080 TLS_PORT=8443 ADMIN_PORT=9090 IDLE=30 (seconds to warm) COLD=600 (to cold) DRIVER=process (or qemu) SUSPEND=60 (to disk)"
 	@echo "Settings of make simulate: STEPS=10000000 SEED=1"
 
 deps: ## Install what building needs and a fresh machine lacks (or name it)
 	@scripts/deps.sh build
 
 build: deps ## Build the programs (optimized) into target/
-	$(RUNTIME_FLAGS) cargo build --release --locked -p runtime --target $(TARGET)
-	cargo build --release --locked -p gateway -p vmm-agent -p cli -p loadtest -p test-support
+	$(INSIDE_FLAGS) cargo build --release --locked -p runtime -p backend --target $(TARGET)
+	cargo build --release --locked -p gateway -p vmm-agent -p cli -p loadtest
 
 image: build ## Build what virtual machines boot into target/images: IMAGE=minimal (or default, full)
 	@scripts/deps.sh vm $(IMAGE)
@@ -32,22 +33,32 @@ image: build ## Build what virtual machines boot into target/images: IMAGE=minim
 		--runtime target/$(TARGET)/release/runtime
 
 run: build ## Start everything with a demo sprite; Ctrl-C leaves nothing behind
-	@PORT="$(PORT)" TLS_PORT="$(TLS_PORT)" ADMIN_PORT="$(ADMIN_PORT)" IDLE="$(IDLE)" COLD="$(COLD)" DRIVER="$(DRIVER)" scripts/run.sh
+	@PORT="$(PORT)" TLS_PORT="$(TLS_PORT)" ADMIN_PORT="$(ADMIN_PORT)" IDLE="$(IDLE)" SUSPEND="$(SUSPEND)" COLD="$(COLD)" \
+		DRIVER="$(DRIVER)" scripts/run.sh
 
-test: build unit e2e ## Everything: unit, property and simulation tests, then end to end with real clients
+test: build unit e2e e2e-vm ## Everything: unit, property and simulation tests, then end to end with real clients
 
 unit: deps ## Unit and property tests of every crate, a million simulated steps included
-	$(RUNTIME_FLAGS) cargo build --release --locked -p runtime --target $(TARGET)
+	$(INSIDE_FLAGS) cargo build --release --locked -p runtime -p backend --target $(TARGET)
 	SPRITES_RUNTIME="$(CURDIR)/target/$(TARGET)/release/runtime" cargo test --locked --workspace --exclude e2e
 
 e2e: build ## Real gateways, agents, sprites and clients (curl, Node, Python, the official SDKs)
 	@scripts/deps.sh test
+	$(MAKE) --no-print-directory image IMAGE=minimal
 	cargo test --locked -p e2e -- --test-threads=2
+
+# Files of the end-to-end suite whose sprites need nothing but what the image `minimal` has.
+VM_SUITE := wake:: idle:: crash:: delivery:: readiness:: auth:: connections:: files:: framing::
+
+e2e-vm: build ## The same end-to-end tests with sprites that are virtual machines
+	@scripts/deps.sh test
+	$(MAKE) --no-print-directory image IMAGE=minimal
+	SPRITES_TEST_DRIVER=qemu cargo test --locked -p e2e -- --test-threads=2 $(VM_SUITE)
 
 lint: deps ## What a reviewer would say first: rustfmt, clippy, shellcheck where there is one
 	cargo fmt --all --check
 	cargo clippy --locked --workspace --all-targets -- -D warnings
-	@if command -v shellcheck >/dev/null; then shellcheck scripts/*.sh certs/*.sh .ci/run; else echo "shellcheck is not installed; skipped"; fi
+	@if command -v shellcheck >/dev/null; then shellcheck -S warning scripts/*.sh certs/*.sh .ci/run; else echo "shellcheck is not installed; skipped"; fi
 
 fuzz: deps ## Throw random bytes at everything that reads a stranger's: SECONDS=60 each
 	scripts/fuzz.sh $(or $(SECONDS),60) $(TARGETS)

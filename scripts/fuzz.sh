@@ -33,7 +33,7 @@ fuzz() { # TARGET
 
 failed=0
 # shellcheck disable=SC2086 # a list of names
-set -- ${*:-$all}
+[ $# -gt 0 ] || set -- $all
 while [ $# -gt 0 ]; do
     fuzz "$1" & first=$!
     shift

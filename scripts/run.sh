@@ -8,8 +8,26 @@ port=${PORT:-8080}
 tls_port=${TLS_PORT:-8443}
 admin_port=${ADMIN_PORT:-9090}
 idle=${IDLE:-30}
-cold=${COLD:-600}
+suspend=${SUSPEND:-60}
 driver=${DRIVER:-process}
+case $driver in
+process)
+    state_name=state
+    asleep="frozen; after ${COLD:-600} s more only its disk is left"
+    default_cold=600
+    ;;
+qemu)
+    state_name='state-qemu'
+    asleep="its CPUs stopped; after ${SUSPEND:-60} s more its memory is on disk and the RAM given back"
+    # A month: what lies on disk costs little.
+    default_cold=2592000
+    scripts/deps.sh vm minimal
+    target/release/vmm-agent image build --image minimal --images-dir target/images \
+        --runtime "target/$(rustc -vV | sed -n 's/^host: //p')/release/runtime"
+    ;;
+*) echo "make run: DRIVER=$driver is unknown; there are process and qemu" >&2 && exit 1 ;;
+esac
+cold=${COLD:-$default_cold}
 domain=sprites.localhost
 target=$(rustc -vV | sed -n 's/^host: //p')
 
@@ -23,6 +41,7 @@ seconds() { # NAME VALUE -> milliseconds
         printf "%d", value * 1000 }'
 }
 idle_ms=$(seconds IDLE "$idle")
+suspend_ms=$(seconds SUSPEND "$suspend")
 cold_ms=$(seconds COLD "$cold")
 for number in "$port" "$tls_port" "$admin_port"; do
     case $number in '' | *[!0-9]*) fail "PORT=$number is not a port" ;; esac
@@ -32,9 +51,9 @@ umask 077
 mkdir -p .run
 run=$(pwd)/.run
 # A Unix socket's path has at most 107 bytes; a deep checkout keeps its state elsewhere.
-state=$run/state
+state=$run/$state_name
 if [ ${#state} -gt 45 ]; then
-    state=${TMPDIR:-/tmp}/sprites-$(id -u)-$(printf %s "$run" | cksum | cut -d' ' -f1)
+    state=${TMPDIR:-/tmp}/sprites-$(id -u)-$(printf %s "$run" | cksum | cut -d' ' -f1)-$driver
 fi
 certs/mint.sh "$run/certs" "$domain" >/dev/null
 
@@ -44,9 +63,14 @@ driver = "$driver"
 url_template = "http://{label}.$domain:$port"
 [lifecycle]
 idle_timeout_ms = $idle_ms
+suspend_after_ms = $suspend_ms
 cold_after_ms = $cold_ms
 [process]
 runtime = "$(pwd)/target/$target/release/runtime"
+[qemu]
+images_dir = "$(pwd)/target/images"
+image = "minimal"
+memory_mib = 512
 EOF
 cat >"$run/gateway.toml" <<EOF
 domain = "$domain"
@@ -64,7 +88,7 @@ key = "$run/certs/leaf.key"
 socket = "$state/agent.sock"
 EOF
 
-agent= gateway=
+agent='' gateway=''
 stop() {
     trap '' INT TERM
     [ -z "$gateway" ] || { kill -TERM "$gateway" 2>/dev/null && wait "$gateway" || true; }
@@ -141,7 +165,7 @@ A sprite is up, and its web server answers at
     $url
 
 Open it in a browser, or: curl $url
-Leave it alone for $idle s and it sleeps (frozen); after $cold s more only its disk is left. Load the page
+Leave it alone for $idle s and it sleeps ($asleep). Load the page
 again and it answers, with its visits still counted.
 
 Try

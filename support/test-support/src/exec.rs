@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
 use futures_util::StreamExt;
 use serde_json::Value;
 use tokio::{net::TcpStream, time::timeout};
@@ -41,6 +41,30 @@ impl World {
         let script: String = script.bytes().map(|byte| format!("%{byte:02X}")).collect();
         let path = format!("/v1/sprites/{sprite}/exec?cmd=sh&cmd=-c&cmd={script}&dir=/{more}");
         self.websocket(&path).await
+    }
+
+    /// Runs a shell script in a sprite and returns what it wrote.
+    ///
+    /// # Errors
+    /// It can't be run, or fails.
+    pub async fn exec_text(&self, sprite: &str, script: &str) -> anyhow::Result<String> {
+        let mut socket = self.exec(sprite, script, "").await?;
+        let mut output = Vec::new();
+        loop {
+            match timeout(PATIENCE, socket.next()).await?.context("the socket ended")?? {
+                // The first byte says which stream it is.
+                Message::Binary(frame) => output.extend_from_slice(frame.get(1..).unwrap_or_default()),
+                Message::Text(text) => {
+                    let message: Value = serde_json::from_str(&text)?;
+                    if message["type"] == "exit" {
+                        let output = String::from_utf8(output)?;
+                        ensure!(message["exit_code"] == 0, "{script:?} ended with {text}: {output}");
+                        return Ok(output);
+                    }
+                }
+                _ => {}
+            }
+        }
     }
 }
 

@@ -14,4 +14,4 @@ pub use child::Child;
 pub use cli::{Cli, Run};
 pub use client::{Answer, Raw};
 pub use exec::{Socket, exit_of, next_text};
-pub use world::{Options, Program, SpriteUrl, World, eventually, program};
+pub use world::{Driver, Options, Program, SpriteUrl, World, eventually, program};

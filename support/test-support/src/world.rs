@@ -48,16 +48,70 @@ pub fn program(which: Program) -> anyhow::Result<PathBuf> {
         Program::Gateway => target.join("release/gateway"),
         Program::Agent => target.join("release/vmm-agent"),
         Program::Runtime => target.join(triple).join("release/runtime"),
-        Program::Backend => target.join("release/backend"),
+        Program::Backend => target.join(triple).join("release/backend"),
         Program::Sprite => target.join("release/sprite"),
     };
     ensure!(path.exists(), "{} is missing; `make build` makes it", path.display());
     Ok(path)
 }
 
+/// How the sprites of a world are run.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Driver {
+    /// Linux namespaces.
+    Process,
+    /// Virtual machines of the image `minimal`, which `make image` builds.
+    Qemu,
+}
+
+impl Driver {
+    /// The driver that the variable `SPRITES_TEST_DRIVER` names; `process` if there is none. So the same tests run
+    /// over each.
+    ///
+    /// # Panics
+    /// There is no such driver.
+    #[must_use]
+    pub fn from_environment() -> Self {
+        match std::env::var("SPRITES_TEST_DRIVER").as_deref() {
+            Err(_) | Ok("process") => Self::Process,
+            Ok("qemu") => Self::Qemu,
+            Ok(other) => panic!("SPRITES_TEST_DRIVER is {other:?}; there are process and qemu"),
+        }
+    }
+
+    /// Its part of the agent's configuration.
+    fn config(self) -> anyhow::Result<String> {
+        Ok(match self {
+            Self::Process => format!("[process]\nruntime = {:?}\n", program(Program::Runtime)?),
+            Self::Qemu => format!(
+                "[qemu]\nimages_dir = {:?}\nimage = \"minimal\"\ncpus = 1\nmemory_mib = 256\ndisk_gib = 2\n",
+                images()?
+            ),
+        })
+    }
+
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Process => "process",
+            Self::Qemu => "qemu",
+        }
+    }
+}
+
+/// Where `make image` puts images.
+fn images() -> anyhow::Result<PathBuf> {
+    let runtime = program(Program::Runtime)?;
+    let target = runtime.ancestors().nth(3).context("the runtime is below target/")?;
+    let images = target.join("images");
+    ensure!(images.exists(), "{} is missing; `make image IMAGE=minimal` makes it", images.display());
+    Ok(images)
+}
+
 /// What a test may choose.
 #[derive(Clone, Debug)]
 pub struct Options {
+    /// How its sprites are run.
+    pub driver: Driver,
     /// From the last activity to warm.
     pub idle: Duration,
     /// From warm to cold.
@@ -79,6 +133,7 @@ pub struct Options {
 impl Default for Options {
     fn default() -> Self {
         Self {
+            driver: Driver::from_environment(),
             idle: Duration::from_millis(500),
             cold_after: Duration::from_secs(3600),
             holder_ttl: Duration::from_secs(2),
@@ -115,6 +170,7 @@ pub struct World {
     /// The gateway's metrics port.
     pub admin: u16,
     client: reqwest::Client,
+    driver: Driver,
     dir: TempDir,
 }
 
@@ -141,8 +197,17 @@ impl World {
             .redirect(reqwest::redirect::Policy::none())
             .timeout(Duration::from_secs(120))
             .build()?;
-        let mut world =
-            Self { agent: None, gateway: None, token: String::new(), http, https, admin, client, dir };
+        let mut world = Self {
+            agent: None,
+            gateway: None,
+            token: String::new(),
+            http,
+            https,
+            admin,
+            client,
+            driver: options.driver,
+            dir,
+        };
         world.start_agent().await?;
         world.token = world.mint("acme").await?;
         world.start_gateway().await?;
@@ -323,15 +388,38 @@ impl World {
     /// # Errors
     /// There is no such sprite.
     pub async fn install_backend(&self, name: &str) -> anyhow::Result<()> {
-        let (_, sprite) = self.call("GET", &format!("/v1/sprites/{name}"), None).await?;
-        let id = sprite["id"].as_str().context("a sprite has an id")?;
-        let to = self.state_dir().join("sprites").join(id).join("disk/opt/backend");
         let from = program(Program::Backend)?;
+        if self.driver == Driver::Qemu {
+            return self.upload(name, "/opt/backend", "0755", std::fs::read(&from)?).await;
+        }
+        let id = self.id(name).await?;
+        let to = self.state_dir().join("sprites").join(id).join("disk/opt/backend");
         // A hard link costs nothing, where the two are on one filesystem.
         if std::fs::hard_link(&from, &to).is_err() {
             std::fs::copy(&from, &to).with_context(|| format!("could not write {}", to.display()))?;
         }
         Ok(())
+    }
+
+    /// Writes a file into a sprite, over the API; that wakes it.
+    ///
+    /// # Errors
+    /// The API refuses.
+    pub async fn upload(&self, name: &str, path: &str, mode: &str, content: Vec<u8>) -> anyhow::Result<()> {
+        let path = format!("/v1/sprites/{name}/fs/write?path={path}&mode={mode}&mkdirParents=true");
+        let request = self.client.put(format!("{}{path}", self.api())).bearer_auth(&self.token);
+        let answer = request.body(content).send().await?;
+        ensure!(answer.status() == 200, "{}: {}", answer.status(), answer.text().await?);
+        Ok(())
+    }
+
+    /// A sprite's id, by which its files on the host are found.
+    ///
+    /// # Errors
+    /// There is no such sprite.
+    pub async fn id(&self, name: &str) -> anyhow::Result<String> {
+        let (_, sprite) = self.call("GET", &format!("/v1/sprites/{name}"), None).await?;
+        Ok(sprite["id"].as_str().context("a sprite has an id")?.to_owned())
     }
 
     /// Defines and starts a service.
@@ -402,7 +490,12 @@ impl World {
         let path = format!("/v1/sprites/{name}/sleep");
         let (status, answer) = self.call("POST", &path, Some(json!({ "depth": depth }))).await?;
         ensure!(status == 200, "sleep answered {status}: {answer}");
-        self.until(name, depth, Duration::from_secs(20)).await
+        let limit = Duration::from_secs(20);
+        if depth == "suspended" {
+            // To the world it is warm, whichever place its memory is in.
+            return eventually(limit, || async { Ok(self.why(name).await?["phase"] == depth) }).await;
+        }
+        self.until(name, depth, limit).await
     }
 
     /// The value of a metric of the gateway, summed over its labels that contain `filter`.
@@ -496,16 +589,17 @@ fn tail(log: &Path) -> String {
 
 fn agent_config(dir: &Path, options: &Options) -> anyhow::Result<String> {
     Ok(format!(
-        "state_dir = {:?}\n\
+        "state_dir = {:?}\ndriver = {:?}\n\
          [lifecycle]\nidle_timeout_ms = {}\ncold_after_ms = {}\nstop_grace_ms = 1000\n{}\n\
          [leases]\nholder_ttl_ms = {}\n\
-         [process]\nruntime = {:?}\n{}\n",
+         {}{}\n",
         dir.join("state"),
+        options.driver.name(),
         options.idle.as_millis(),
         options.cold_after.as_millis(),
         options.lifecycle,
         options.holder_ttl.as_millis(),
-        program(Program::Runtime)?,
+        options.driver.config()?,
         options.agent,
     ))
 }

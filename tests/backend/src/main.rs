@@ -7,6 +7,8 @@
 //! | `/nonce` | a number that lives only in memory, and a counter of these calls: a reboot changes the one and resets the other |
 //! | `/once?id=N` | counts how often it has seen this id, answers the count |
 //! | `/seen` | how many ids `/once` has seen, and how many of them more than once |
+//! | `/insert?id=N` | writes a row into an SQLite database in the working directory, durably |
+//! | `/rows` | SQLite's own check of that database, how many rows it has and the largest id |
 //! | `/upload` | length and SHA-256 of the body |
 //! | `/download?bytes=N` | N bytes |
 //! | `/slow?ms=N` | answers after N milliseconds |
@@ -16,6 +18,8 @@
 //! | `/set-cookie` | cookies for this host and for its parent |
 //! | `/ws` | a WebSocket echo |
 //! | `/reset` | closes the connection without an answer |
+
+mod database;
 
 use std::{
     collections::HashMap,
@@ -87,6 +91,15 @@ fn text(body: impl Into<Bytes>) -> Response<Body> {
     Response::new(Full::new(body.into()).boxed())
 }
 
+fn told(answer: rusqlite::Result<String>) -> Response<Body> {
+    let failed = answer.is_err();
+    let mut response = text(answer.unwrap_or_else(|error| error.to_string()));
+    if failed {
+        *response.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;
+    }
+    response
+}
+
 fn number(query: &str, key: &str) -> Option<u64> {
     query.split('&').find_map(|pair| pair.strip_prefix(key)?.strip_prefix('=')?.parse().ok())
 }
@@ -119,6 +132,11 @@ async fn serve(state: Arc<State>, request: Request<Incoming>) -> Result<Response
             let repeated = seen.values().filter(|count| **count > 1).count();
             text(serde_json::json!({ "ids": seen.len(), "repeated": repeated }).to_string())
         }
+        "/insert" => {
+            let id = number(&query, "id").unwrap_or_default();
+            told(tokio::task::spawn_blocking(move || database::insert(id)).await?)
+        }
+        "/rows" => told(tokio::task::spawn_blocking(database::check).await?),
         "/upload" => upload(request.into_body()).await,
         "/download" => {
             let total = number(&query, "bytes").unwrap_or(1 << 20);

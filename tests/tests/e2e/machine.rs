@@ -1,0 +1,135 @@
+//! Virtual machines: what only they can do. Everything else about them is in the other files, which run over each
+//! driver.
+
+use std::time::Duration;
+
+use anyhow::{Context, ensure};
+use serde_json::Value;
+use test_support::{Driver, Options, World, eventually};
+
+const SOON: Duration = Duration::from_secs(30);
+
+fn machines() -> Options {
+    Options { driver: Driver::Qemu, idle: Duration::from_secs(600), ..Options::default() }
+}
+
+async fn phase(world: &World, name: &str) -> anyhow::Result<String> {
+    Ok(world.why(name).await?["phase"].as_str().context("a phase")?.to_owned())
+}
+
+/// The processes of a machine on the host.
+fn process_of(world: &World, id: &str) -> anyhow::Result<Option<u32>> {
+    let record = world.state_dir().join("sprites").join(id).join("run/process.json");
+    match std::fs::read(record) {
+        Ok(text) => {
+            let record: Value = serde_json::from_slice(&text)?;
+            Ok(record["pid"].as_u64().and_then(|pid| u32::try_from(pid).ok()))
+        }
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_suspended_machine_goes_on_where_it_was_and_costs_no_memory_meanwhile() -> anyhow::Result<()> {
+    let world = World::start(machines()).await?;
+    let sprite = world.create_with_backend("deep", "public").await?;
+    let id = world.id("deep").await?;
+    let before = world.get(&sprite, "/nonce").await?.json()?;
+    for round in 2..=4 {
+        world.sleep("deep", "suspended").await?;
+        ensure!(process_of(&world, &id)?.is_none(), "QEMU is gone");
+        let after = world.get(&sprite, "/nonce").await?.json()?;
+        assert_eq!(after["nonce"], before["nonce"], "its memory is the same");
+        assert_eq!(after["calls"], round, "and its counter goes on");
+        assert_eq!(phase(&world, "deep").await?, "running");
+    }
+    world.stop().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_clock_of_a_machine_that_slept_is_right() -> anyhow::Result<()> {
+    let world = World::start(machines()).await?;
+    world.create("clock", "public").await?;
+    for depth in ["warm", "suspended"] {
+        world.exec_text("clock", "date +%s").await?;
+        world.sleep("clock", depth).await?;
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        let inside: u64 = world.exec_text("clock", "date +%s").await?.trim().parse()?;
+        let outside = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?.as_secs();
+        ensure!(inside.abs_diff(outside) <= 1, "{depth}: {inside} inside, {outside} outside");
+    }
+    world.stop().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_that_comes_back_finds_machines_in_every_state() -> anyhow::Result<()> {
+    let mut world = World::start(machines()).await?;
+    let mut sprites = Vec::new();
+    for name in ["running", "paused", "suspended"] {
+        let sprite = world.create_with_backend(name, "public").await?;
+        let nonce = world.get(&sprite, "/nonce").await?.json()?["nonce"].clone();
+        sprites.push((sprite, nonce));
+    }
+    world.sleep("paused", "warm").await?;
+    world.sleep("suspended", "suspended").await?;
+    world.kill_agent()?;
+    world.start_agent().await?;
+    eventually(SOON, || async { Ok(phase(&world, "running").await.is_ok()) }).await?;
+    for name in ["running", "paused", "suspended"] {
+        assert_eq!(phase(&world, name).await?, name);
+    }
+    for (sprite, nonce) in &sprites {
+        let after = world.get(sprite, "/nonce").await?.json()?;
+        assert_eq!(&after["nonce"], nonce, "{}", sprite.name);
+    }
+    world.stop().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_survives_a_suspend() -> anyhow::Result<()> {
+    let world = World::start(machines()).await?;
+    world.create("shell", "public").await?;
+    let mut session =
+        world.exec("shell", "echo begun; read line; echo got $line", "&detachable=true&stdin=true").await?;
+    let told = test_support::next_text(&mut session).await?;
+    let session_id = told["session_id"].as_str().context("an id")?.to_owned();
+    drop(session);
+    world.sleep("shell", "suspended").await?;
+    let (status, list) = world.call("GET", "/v1/sprites/shell/exec", None).await?;
+    ensure!(status == 200 && list.to_string().contains(&session_id), "{list}");
+    world.stop().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_memory_that_does_not_fit_any_more_is_a_cold_start_with_a_reason() -> anyhow::Result<()> {
+    let world = World::start(machines()).await?;
+    let sprite = world.create_with_backend("misfit", "public").await?;
+    let id = world.id("misfit").await?;
+    let before = world.get(&sprite, "/nonce").await?.json()?;
+    world.sleep("misfit", "suspended").await?;
+    let state = world.state_dir().join("sprites").join(&id).join("memory/state");
+    let whole = std::fs::read(&state)?;
+    std::fs::write(&state, &whole[..whole.len() / 2])?;
+    let after = world.get(&sprite, "/nonce").await?;
+    assert_eq!(after.status, 200, "{}", after.body);
+    assert_ne!(after.json()?["nonce"], before["nonce"], "it was started anew");
+    world.stop().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_destroyed_machine_leaves_nothing() -> anyhow::Result<()> {
+    let world = World::start(machines()).await?;
+    for (name, depth) in [("a", None), ("b", Some("warm")), ("c", Some("suspended"))] {
+        world.create_with_backend(name, "public").await?;
+        let id = world.id(name).await?;
+        if let Some(depth) = depth {
+            world.sleep(name, depth).await?;
+        }
+        let (status, answer) = world.call("DELETE", &format!("/v1/sprites/{name}"), None).await?;
+        ensure!(status == 204, "{status} {answer}");
+        let files = world.state_dir().join("sprites").join(&id);
+        eventually(SOON, || async { Ok(!files.exists()) }).await?;
+    }
+    world.stop().await
+}
