@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeMap,
     fs::{self, File},
-    io,
+    io::{self, Read},
     path::Path,
 };
 
@@ -89,6 +89,8 @@ const LEFT_OUT: &[&str] = &[
     "path-exclude=/usr/share/locale/*",
     "path-exclude=/usr/share/man/*",
 ];
+/// Where Debian keeps the authorities that the host trusts.
+const HOST_AUTHORITIES: &str = "/etc/ssl/certs/ca-certificates.crt";
 /// What the kernel or the runtime mounts something over.
 const MOUNTED_OVER: &[&str] = &["dev", "proc", "run", "sys", "tmp"];
 
@@ -117,7 +119,7 @@ impl Ingredients {
     /// Makes the tree with the help of an empty directory, in which its files' contents stay.
     pub(super) fn make(&self, dir: &Path, progress: &Progress) -> Result<TreeAndPackages, ImageError> {
         progress.say(format_args!("Installing Debian {} into the image (minutes)", self.sources.release));
-        let (list, archive) = (dir.join("sources.list"), dir.join("root.tar"));
+        let list = dir.join("sources.list");
         fs::write(&list, self.sources.lines.join("\n") + "\n")
             .map_err(ImageError::io(format!("write {}", list.display())))?;
         let mut command = MMDEBSTRAP.command();
@@ -129,30 +131,40 @@ impl Ingredients {
             .arg("--aptopt=APT::Install-Recommends \"false\"")
             .arg(format!("--include={}", self.packages.join(",")));
         command.args(self.left_out.iter().map(|option| format!("--dpkgopt={option}")));
+        // Java's packages link into it, and fail where it is left out.
+        command.arg("--essential-hook=mkdir -p \"$1\"/usr/share/man/man1");
         if !self.npm.is_empty() {
-            let packages = self.npm.join(" ");
-            command.arg(format!(
-                "--customize-hook=chroot \"$1\" npm install --global --no-fund --no-audit --loglevel=error {packages}"
-            ));
-            command.arg("--customize-hook=rm -rf \"$1\"/root/.npm");
+            command.args(npm_hooks(self.npm).map(|hook| format!("--customize-hook={hook}")));
         }
-        command.arg(&self.sources.release).arg(&archive).arg(&list);
-        MMDEBSTRAP.run_aloud(&mut command, progress)?;
-        progress.say("Reading what was installed");
+        // The archive is read as it is written.
+        command.arg(&self.sources.release).arg("-").arg(&list);
         let contents = dir.join("contents");
         fs::create_dir(&contents).map_err(ImageError::io(format!("make {}", contents.display())))?;
-        let mut tree = read(&archive, &contents)?;
+        let mut tree = MMDEBSTRAP.run_aloud(&mut command, progress, |archive| read(archive, &contents))?;
         let packages = installed(&tree)?;
         adapt(&mut tree)?;
         Ok((tree, packages))
     }
 }
 
+/// Commands that install from the npm registry in the tree `$1`. What this host trusts is trusted meanwhile: its
+/// network may lead through a proxy that is an authority of its own.
+fn npm_hooks(packages: &[&str]) -> [String; 3] {
+    [
+        format!("if [ -r {HOST_AUTHORITIES} ]; then cp {HOST_AUTHORITIES} \"$1\"/root/authorities; fi"),
+        format!(
+            "NODE_EXTRA_CA_CERTS=/root/authorities chroot \"$1\" npm install --global --no-fund --no-audit \
+             --loglevel=error {}",
+            packages.join(" ")
+        ),
+        "rm -rf \"$1\"/root/.npm \"$1\"/root/authorities".into(),
+    ]
+}
+
 /// Reads an archive into a tree; contents of files go into `contents`.
-fn read(archive: &Path, contents: &Path) -> Result<Tree, ImageError> {
-    let failed = || format!("read {}", archive.display());
-    let file = File::open(archive).map_err(ImageError::io(failed()))?;
-    let mut archive = tar::Archive::new(io::BufReader::new(file));
+fn read(archive: impl Read, contents: &Path) -> Result<Tree, ImageError> {
+    let failed = || "read the archive of the root filesystem";
+    let mut archive = tar::Archive::new(io::BufReader::new(archive));
     let mut tree = Tree::default();
     for (number, entry) in archive.entries().map_err(ImageError::io(failed()))?.enumerate() {
         let mut entry = entry.map_err(ImageError::io(failed()))?;
@@ -248,9 +260,8 @@ fn text(tree: &Tree, path: &str) -> Result<String, ImageError> {
 mod tests {
     use super::*;
 
-    fn archive(dir: &Path) -> std::path::PathBuf {
-        let path = dir.join("root.tar");
-        let mut archive = tar::Builder::new(File::create(&path).unwrap());
+    fn archive() -> Vec<u8> {
+        let mut archive = tar::Builder::new(Vec::new());
         let mut add = |name: &str, kind: EntryType, mode: u32, target: &str, content: &[u8]| {
             let mut header = tar::Header::new_gnu();
             header.set_entry_type(kind);
@@ -276,14 +287,13 @@ mod tests {
         add("./etc/mtab", EntryType::Symlink, 0o777, "../proc/self/mounts", b"");
         add("./dev/null", EntryType::Regular, 0o666, "", b"");
         add("./var/lib/dpkg/status", EntryType::Regular, 0o644, "", status);
-        archive.finish().unwrap();
-        path
+        archive.into_inner().unwrap()
     }
 
     #[test]
     fn an_archive_becomes_a_tree() {
         let dir = tempfile::tempdir().unwrap();
-        let tree = read(&archive(dir.path()), dir.path()).unwrap();
+        let tree = read(archive().as_slice(), dir.path()).unwrap();
         let group = tree.get("etc/group").unwrap();
         assert_eq!((group.mode, group.uid, group.gid, group.mtime), (0o644, 7, 8, 9));
         assert_eq!(tree.get("etc/again").unwrap().kind, Kind::Same { as_path: "etc/passwd".into() });
@@ -296,7 +306,7 @@ mod tests {
     #[test]
     fn a_debian_system_becomes_a_sprite() {
         let dir = tempfile::tempdir().unwrap();
-        let mut tree = read(&archive(dir.path()), dir.path()).unwrap();
+        let mut tree = read(archive().as_slice(), dir.path()).unwrap();
         adapt(&mut tree).unwrap();
         let passwd = text(&tree, "etc/passwd").unwrap();
         assert_eq!(

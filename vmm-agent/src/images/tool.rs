@@ -3,9 +3,10 @@
 use std::{
     collections::VecDeque,
     fmt::Display,
-    io::{self, BufRead as _, BufReader},
+    io::{self, BufRead as _, BufReader, Read},
     path::Path,
     process::{Child, Command, ExitStatus, Output, Stdio},
+    thread,
     time::Instant,
 };
 
@@ -68,26 +69,32 @@ impl Tool {
         command.spawn().map_err(|error| self.not_started(error))
     }
 
-    /// Runs it for minutes, telling what it says of itself on stderr.
-    pub(super) fn run_aloud(self, command: &mut Command, progress: &Progress) -> Result<(), ImageError> {
-        let mut child = self.started(command.stdout(Stdio::null()).stderr(Stdio::piped()))?;
-        let mut tail = VecDeque::new();
-        for line in child.stderr.take().map(BufReader::new).into_iter().flat_map(|lines| lines.split(b'\n')) {
-            let Ok(line) = line else { break };
-            let line = String::from_utf8_lossy(&line).into_owned();
-            if let Some(step) = line.strip_prefix("I: ") {
-                progress.say(format_args!("  {step}"));
-            }
-            tail.push_back(line);
-            if tail.len() > TAIL_LINES {
-                tail.pop_front();
-            }
-        }
+    /// Runs it for minutes: tells what it says of itself on stderr, and lets `read` have what it writes to stdout.
+    pub(super) fn run_aloud<T>(
+        self,
+        command: &mut Command,
+        progress: &Progress,
+        read: impl FnOnce(&mut dyn Read) -> Result<T, ImageError>,
+    ) -> Result<T, ImageError> {
+        let mut child = self.started(command.stdout(Stdio::piped()).stderr(Stdio::piped()))?;
+        let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
+        let (outcome, tail) = thread::scope(|scope| {
+            let saying = scope.spawn(|| stderr.map(|lines| told(lines, progress)).unwrap_or_default());
+            let outcome = stdout.map(|mut output| {
+                let outcome = read(&mut output);
+                // It may have more to write, such as the padding of an archive.
+                io::copy(&mut output, &mut io::sink()).map(|_| outcome)
+            });
+            (outcome, saying.join().unwrap_or_default())
+        });
         let status = child.wait().map_err(ImageError::io(format!("wait for {}", self.name)))?;
-        if status.success() {
-            return Ok(());
+        // What could not be read of a program that failed is not the reason.
+        if !status.success() {
+            return Err(self.failed(command, status, &tail));
         }
-        Err(self.failed(command, status, &Vec::from(tail).join("\n")))
+        outcome.transpose().map_err(ImageError::io(format!("read from {}", self.name)))?.ok_or_else(|| {
+            ImageError::io(format!("read from {}", self.name))(io::ErrorKind::BrokenPipe.into())
+        })?
     }
 
     pub(super) fn failed(self, command: &Command, status: ExitStatus, said: &str) -> ImageError {
@@ -109,6 +116,22 @@ impl Tool {
     }
 }
 
+/// Tells the steps, and returns the last lines.
+fn told(lines: impl Read, progress: &Progress) -> String {
+    let mut tail = VecDeque::new();
+    for line in BufReader::new(lines).split(b'\n').map_while(Result::ok) {
+        let line = String::from_utf8_lossy(&line).into_owned();
+        if let Some(step) = line.strip_prefix("I: ") {
+            progress.say(format_args!("  {step}"));
+        }
+        tail.push_back(line);
+        if tail.len() > TAIL_LINES {
+            tail.pop_front();
+        }
+    }
+    Vec::from(tail).join("\n")
+}
+
 fn shown(command: &Command) -> String {
     let words = [command.get_program()].into_iter().chain(command.get_args());
     words.map(|word| word.to_string_lossy()).collect::<Vec<_>>().join(" ")
@@ -127,6 +150,19 @@ mod tests {
             assert!(error.contains(part), "{part:?} is not in {error}");
         }
         assert!(!error.contains("    85\n"), "more than the end: {error}");
+    }
+
+    #[test]
+    fn what_a_program_writes_is_read_while_it_runs_and_its_failure_is_the_reason() {
+        let read = |from: &mut dyn Read| {
+            let mut text = String::new();
+            from.take(3).read_to_string(&mut text).map_err(ImageError::io("read"))?;
+            Ok(text)
+        };
+        let run = |script: &str| SH.run_aloud(SH.command().args(["-c", script]), &Progress::new(), read);
+        assert_eq!(run("echo 'I: a step' >&2; yes | head -c 1000000").unwrap(), "y\ny");
+        let error = run("echo ab; echo why >&2; exit 3").unwrap_err().to_string();
+        assert!(error.contains("why"), "{error}");
     }
 
     #[test]
