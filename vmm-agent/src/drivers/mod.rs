@@ -7,10 +7,12 @@
 
 pub(crate) mod command;
 mod files;
+mod kvm;
 mod pid;
 pub(crate) mod process;
 pub(crate) mod qemu;
 mod set;
+mod size;
 
 use std::{fmt, io, time::Duration};
 

@@ -117,7 +117,7 @@ impl AsFd for Watched {
 }
 
 /// Refers to a process in a way that a reused pid can't confuse. Readable once it has exited.
-fn open(pid: Pid) -> io::Result<OwnedFd> {
+pub(super) fn open(pid: Pid) -> io::Result<OwnedFd> {
     // SAFETY: takes numbers only.
     let opened = unsafe { libc::syscall(libc::SYS_pidfd_open, pid.as_raw(), 0) };
     let opened = RawFd::try_from(opened).map_err(io::Error::other)?;

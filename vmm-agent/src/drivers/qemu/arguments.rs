@@ -8,8 +8,9 @@ use std::{os::fd::RawFd, path::Path};
 
 use super::{
     layout::Files,
-    settings::{Egress, MachineKind, Size},
+    settings::{Egress, MachineKind},
 };
+use crate::drivers::size::Size;
 
 /// How instructions are run, once that is decided.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, serde::Serialize, serde::Deserialize)]

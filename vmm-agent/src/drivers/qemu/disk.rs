@@ -7,9 +7,11 @@ use tokio::{process::Command, time::timeout};
 use super::{
     layout::Files,
     machine::{Failure, failed},
-    settings::Size,
 };
-use crate::drivers::files::{remove_if_there, sync_directory};
+use crate::drivers::{
+    files::{remove_if_there, sync_directory},
+    size::Size,
+};
 
 /// How long QEMU's tool may take to write a few headers.
 const TOOL_LIMIT: Duration = Duration::from_secs(30);

@@ -38,7 +38,7 @@ use self::{
     memory::Found,
 };
 pub(crate) use self::{probe::Report, settings::Settings};
-use super::{Adopted, Driver, DriverError, Resumed, SpriteSpec, Verb};
+use super::{Adopted, Driver, DriverError, Resumed, SpriteSpec, Verb, size::Host};
 use crate::{config::images_in, images::Image};
 
 /// The driver's name in settings and in a sprite's record.
@@ -57,7 +57,7 @@ const LOAD_PAUSE: Duration = Duration::from_millis(5);
 pub(crate) struct QemuDriver {
     layout: Layout,
     settings: Settings,
-    host: settings::Host,
+    host: Host,
     runs: Runs,
     /// QEMU, as it calls itself.
     version: String,
@@ -80,8 +80,8 @@ impl QemuDriver {
         layout.remove_doomed()?;
         let images = settings.images_dir.clone().unwrap_or_else(|| images_in(state));
         let images = std::path::absolute(images)?;
-        let host = settings::Host::look()?;
-        if let Some(shortfall) = settings.shortfall(host) {
+        let host = Host::look()?;
+        if let Some(shortfall) = settings.size().shortfall(host) {
             warn!(shortfall, "This host is small");
         }
         // Said now, and not at the first sprite.
@@ -140,7 +140,7 @@ impl QemuDriver {
         let machine = arguments::Machine {
             kind: self.settings.machine,
             runs: self.runs,
-            size: self.settings.size(sprite.resources, self.host),
+            size: self.settings.size().of(sprite.resources, self.host),
             egress: self.settings.egress,
             name: sprite.name.as_str(),
             kernel: &image.kernel_elf(),
@@ -313,7 +313,7 @@ impl Driver for QemuDriver {
 
     async fn prepare(&self, sprite: &SpriteSpec) -> Result<(), DriverError> {
         let files = self.layout.sprite(sprite.id);
-        let size = self.settings.size(sprite.resources, self.host);
+        let size = self.settings.size().of(sprite.resources, self.host);
         let made = async {
             let image = self.image()?;
             disk::make(&files, &self.settings.image_program, &image.root(), size).await
