@@ -9,7 +9,9 @@ use lifecycle::WakeLimits;
 use runtime_api::{SessionActivity, SessionLimits};
 use serde::Deserialize;
 
-use crate::drivers::{command::Settings as CommandSettings, process::Settings as ProcessSettings, qemu};
+use crate::drivers::{
+    command::Settings as CommandSettings, firecracker, process::Settings as ProcessSettings, qemu,
+};
 
 /// The largest scrollback that can be asked for: beyond it, a few sessions would be a sprite's memory.
 const MOST_SCROLLBACK_BYTES: usize = 64 << 20;
@@ -69,6 +71,8 @@ struct Raw {
     #[serde(default)]
     qemu: qemu::Settings,
     #[serde(default)]
+    firecracker: firecracker::Settings,
+    #[serde(default)]
     command: Vec<CommandSettings>,
 }
 
@@ -81,6 +85,8 @@ pub(crate) enum DriverKind {
     Process,
     /// Virtual machines.
     Qemu,
+    /// Virtual machines of Firecracker.
+    Firecracker,
 }
 
 impl DriverKind {
@@ -88,7 +94,7 @@ impl DriverKind {
     const fn suspends(self) -> bool {
         match self {
             Self::Process => false,
-            Self::Qemu => true,
+            Self::Qemu | Self::Firecracker => true,
         }
     }
 }
@@ -197,6 +203,7 @@ pub(crate) struct Config {
     pub(crate) wakes: WakeLimits,
     pub(crate) process: ProcessSettings,
     pub(crate) qemu: qemu::Settings,
+    pub(crate) firecracker: firecracker::Settings,
     /// Sprites that commands wake and put to sleep.
     pub(crate) commands: Vec<CommandSettings>,
 }
@@ -265,6 +272,7 @@ impl Config {
             },
             process: raw.process,
             qemu: raw.qemu,
+            firecracker: raw.firecracker,
             commands: raw.command,
         })
     }
@@ -298,6 +306,7 @@ mod tests {
         assert_eq!(config.suspend_after, DEFAULT_SUSPEND_AFTER);
         assert_eq!(config.driver, DriverKind::Process);
         assert_eq!(config.qemu, qemu::Settings::default());
+        assert_eq!(config.firecracker, firecracker::Settings::default());
         assert_eq!(config.stop_grace, DEFAULT_STOP_GRACE);
         assert_eq!(config.holder_ttl, DEFAULT_HOLDER_TTL);
         assert_eq!(config.drain_grace, DEFAULT_DRAIN_GRACE);

@@ -32,5 +32,6 @@ fn main() -> ExitCode {
     // The process driver re-executes this program as its launcher. That must happen while there is
     // only one thread: a new user namespace can't be entered with more.
     drivers::process::launcher::run_if_asked();
+    drivers::firecracker::pager::run_if_asked();
     commands::run(commands::Arguments::parse())
 }

@@ -24,6 +24,7 @@ use crate::{
     drivers::{
         Driver, DriverSet,
         command::{CommandDriver, configured_id},
+        firecracker::FirecrackerDriver,
         process::ProcessDriver,
         qemu::QemuDriver,
     },
@@ -57,6 +58,7 @@ pub(crate) fn probe(config: &Config) -> ExitCode {
     match config.driver {
         DriverKind::Process => println!("{}", ProcessDriver::probe(&config.process)),
         DriverKind::Qemu => println!("{}", QemuDriver::probe(&config.qemu)),
+        DriverKind::Firecracker => println!("{}", FirecrackerDriver::probe(&config.firecracker)),
     }
     ExitCode::SUCCESS
 }
@@ -103,6 +105,9 @@ fn driver(config: &Config) -> io::Result<Arc<dyn Driver>> {
     Ok(match config.driver {
         DriverKind::Process => Arc::new(ProcessDriver::new(&config.state_dir, config.process.clone())?),
         DriverKind::Qemu => Arc::new(QemuDriver::new(&config.state_dir, config.qemu.clone())?),
+        DriverKind::Firecracker => {
+            Arc::new(FirecrackerDriver::new(&config.state_dir, config.firecracker.clone())?)
+        }
     })
 }
 

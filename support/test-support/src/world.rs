@@ -62,6 +62,8 @@ pub enum Driver {
     Process,
     /// Virtual machines of the image `minimal`, which `make image` builds.
     Qemu,
+    /// The same in Firecracker, which must be in PATH, on a host with KVM.
+    Firecracker,
 }
 
 impl Driver {
@@ -75,7 +77,10 @@ impl Driver {
         match std::env::var("SPRITES_TEST_DRIVER").as_deref() {
             Err(_) | Ok("process") => Self::Process,
             Ok("qemu") => Self::Qemu,
-            Ok(other) => panic!("SPRITES_TEST_DRIVER is {other:?}; there are process and qemu"),
+            Ok("firecracker") => Self::Firecracker,
+            Ok(other) => {
+                panic!("SPRITES_TEST_DRIVER is {other:?}; there are process, qemu and firecracker")
+            }
         }
     }
 
@@ -83,8 +88,9 @@ impl Driver {
     fn config(self) -> anyhow::Result<String> {
         Ok(match self {
             Self::Process => format!("[process]\nruntime = {:?}\n", program(Program::Runtime)?),
-            Self::Qemu => format!(
-                "[qemu]\nimages_dir = {:?}\nimage = \"minimal\"\ncpus = 1\nmemory_mib = 256\ndisk_gib = 2\n",
+            Self::Qemu | Self::Firecracker => format!(
+                "[{}]\nimages_dir = {:?}\nimage = \"minimal\"\ncpus = 1\nmemory_mib = 256\ndisk_gib = 2\n",
+                self.name(),
                 images()?
             ),
         })
@@ -94,6 +100,7 @@ impl Driver {
         match self {
             Self::Process => "process",
             Self::Qemu => "qemu",
+            Self::Firecracker => "firecracker",
         }
     }
 }
@@ -389,7 +396,7 @@ impl World {
     /// There is no such sprite.
     pub async fn install_backend(&self, name: &str) -> anyhow::Result<()> {
         let from = program(Program::Backend)?;
-        if self.driver == Driver::Qemu {
+        if self.driver != Driver::Process {
             return self.upload(name, "/opt/backend", "0755", std::fs::read(&from)?).await;
         }
         let id = self.id(name).await?;

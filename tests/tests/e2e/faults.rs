@@ -96,7 +96,12 @@ async fn killed_at_any_moment_a_machine_keeps_its_disk_and_never_uses_a_memory_t
         let before: Vec<String> = witnesses.iter().map(|witness| witness.nonce.clone()).collect();
         // Each sprite is on its way to another state, from the one in which the last round left it.
         let depths: Vec<&str> = (0..SPRITES)
-            .map(|_| ["suspended", "suspended", "warm", "cold", ""][random.random_range(0..5)])
+            .map(|_| match random.random_range(0..10) {
+                0 => "cold",
+                1 | 2 => "warm",
+                3 => "",
+                _ => "suspended",
+            })
             .collect();
         let moment = Duration::from_micros(random.random_range(0..120_000));
         // A machine that is killed while it runs must boot, which takes most of this test's time.

@@ -13,6 +13,7 @@ mod databases;
 mod delivery;
 mod faults;
 mod files;
+mod firecracker;
 mod framing;
 mod idle;
 mod images;

@@ -7,6 +7,7 @@
 
 pub(crate) mod command;
 mod files;
+pub(crate) mod firecracker;
 mod kvm;
 mod pid;
 pub(crate) mod process;
