@@ -23,6 +23,8 @@ use super::{
 };
 use crate::sparse;
 
+/// Grows when the same ingredients make another root filesystem.
+const FORMAT: u32 = 2;
 /// How many digits of a checksum are in a file's name.
 const NAME_DIGITS: usize = 16;
 
@@ -130,7 +132,7 @@ impl Builder {
         match request.recipe {
             Recipe::Minimal => {
                 let package = apt.find(minimal::PACKAGE)?;
-                let inputs = hash(&("minimal", 1, &package.name, &package.version));
+                let inputs = hash(&("minimal", FORMAT, &package.name, &package.version));
                 self.unless_there(request, &inputs, || {
                     let dir = self.scratch("busybox")?;
                     let tree = minimal::tree(&package, &apt.unpack(&package, &dir)?)?;
@@ -139,7 +141,7 @@ impl Builder {
             }
             Recipe::Default | Recipe::Full => {
                 let ingredients = debian::Ingredients::new(request.recipe, apt)?;
-                let inputs = hash(&("debian", 1, &ingredients));
+                let inputs = hash(&("debian", FORMAT, &ingredients));
                 self.unless_there(request, &inputs, || {
                     let dir = self.scratch("debian")?;
                     ingredients.make(&dir, &self.progress)
