@@ -65,6 +65,14 @@ impl Memory {
         write_durably(&files.ready(), &serde_json::to_vec(self)?)
     }
 
+    /// Takes back one that could not be committed, or perhaps was: it does not count, even after a loss of power,
+    /// because the machine goes on. Blocks.
+    pub(super) fn withdraw(&self, files: &Files) -> io::Result<()> {
+        remove_if_there(&files.ready())?;
+        sync_directory(files.root())?;
+        self.remove_files(files)
+    }
+
     /// Uses it up: once this returns it is never ready again. Blocks.
     pub(super) fn take(files: &Files) -> io::Result<()> {
         fs::rename(files.ready(), files.used())?;
@@ -86,7 +94,7 @@ impl Memory {
     }
 
     /// Removes one that was not finished.
-    pub(super) fn remove_files(&self, files: &Files) -> io::Result<()> {
+    fn remove_files(&self, files: &Files) -> io::Result<()> {
         remove_if_there(&files.machine().join(self.state_name()))?;
         remove_if_there(&files.machine().join(self.memory_name()))
     }

@@ -5,8 +5,8 @@
 //!   is ever used twice.
 //! - Gateways dial the vsock that Firecracker itself serves. Connections over it end with a suspension;
 //!   what listens inside goes on listening.
-//! - With a jailer each machine has a user, a root and cgroups of its own; without one it has the agent's user
-//!   and Firecracker's own system call filter.
+//! - With a jailer each machine has a user and a root of its own; without one it has the agent's user. Firecracker's
+//!   own system call filter is there in both.
 //!
 //! There is no way out to other hosts: sprites can be reached, but reach nothing.
 
@@ -285,10 +285,9 @@ impl Host {
         };
         let outcome: io::Result<()> = written.await;
         if outcome.is_err() {
-            // What has the name that counts stays: whether it got it is not known after an error.
-            remove_if_there(&files.ready())?;
-            memory.remove_files(files)?;
             machine.stop_time().await?;
+            let files = files.clone();
+            blocking(move || memory.withdraw(&files)).await?;
         }
         outcome
     }

@@ -15,8 +15,7 @@ const DEFAULT_FIRST_ID: u32 = 200_000;
 pub(crate) struct Settings {
     /// Firecracker.
     pub(crate) program: PathBuf,
-    /// Its jailer, of the same release, if every machine is to have a user, a root and a network
-    /// namespace of its own; needs root.
+    /// Its jailer, of the same release, if every machine is to have a user and a root of its own; needs root.
     pub(crate) jailer: Option<PathBuf>,
     /// The first of the user and group ids that jailed machines run as, one each.
     pub(crate) first_id: u32,
