@@ -131,6 +131,7 @@ impl<'a> Apt<'a> {
         let mut command = tool.command();
         if self.updated.get().is_some() {
             let option = |key: &str, value: &Path| format!("{key}={}", value.display());
+            command.args(["-o", &option("Dir::State::Lists", &self.own.join("state/lists"))]);
             command.args(["-o", &option("Dir::State", &self.own.join("state"))]);
             command.args(["-o", &option("Dir::Cache", &self.own.join("cache"))]);
             // Nothing is installed, so what is does not matter.
