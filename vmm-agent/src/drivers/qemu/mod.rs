@@ -374,6 +374,8 @@ impl Driver for QemuDriver {
     async fn exited(&self, id: SpriteId) {
         if let Some(machine) = self.machine(id) {
             machine.exited().await;
+            // Whoever waits to be let in must hear that nobody is there.
+            machine.close();
         }
     }
 }
