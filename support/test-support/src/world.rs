@@ -96,6 +96,15 @@ impl Driver {
         })
     }
 
+    /// What a cold start may take on a busy machine.
+    #[must_use]
+    pub const fn boot_limit(self) -> Duration {
+        match self {
+            Self::Process => Duration::ZERO,
+            Self::Qemu | Self::Firecracker => Duration::from_secs(15),
+        }
+    }
+
     const fn name(self) -> &'static str {
         match self {
             Self::Process => "process",
@@ -219,6 +228,12 @@ impl World {
         world.token = world.mint("acme").await?;
         world.start_gateway().await?;
         Ok(world)
+    }
+
+    /// How its sprites are run.
+    #[must_use]
+    pub const fn driver(&self) -> Driver {
+        self.driver
     }
 
     /// The directory of this world.
