@@ -48,9 +48,9 @@ e2e: build ## Real gateways, agents, sprites and clients (curl, Node, Python, th
 	cargo test --locked -p e2e -- --test-threads=2
 
 # Files of the end-to-end suite whose sprites need nothing but what the image `minimal` has.
+VM_SUITE := wake:: idle:: crash:: delivery:: readiness:: auth:: connections:: files:: framing::
 # A gibibyte takes minutes through a machine whose instructions are translated.
 VM_TOO_SLOW := --skip a_gigabyte_that_waits
-VM_SUITE := wake:: idle:: crash:: delivery:: readiness:: auth:: connections:: files:: framing::
 
 e2e-vm: build ## The same end-to-end tests with sprites that are virtual machines
 	@scripts/deps.sh test
