@@ -109,7 +109,8 @@ impl Tool {
     }
 
     fn not_started(self, error: io::Error) -> ImageError {
-        if error.kind() == io::ErrorKind::NotFound {
+        // Denied is what one is told who may not look into some directory of PATH, if it is in none.
+        if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied) {
             return ImageError::Missing { program: self.name.into(), package: self.package };
         }
         ImageError::io(format!("start {}", self.name))(error)
