@@ -28,6 +28,7 @@ pub(crate) async fn serve(
     early: Vec<u8>,
 ) -> io::Result<()> {
     let mut newer = runtime.take_control();
+    runtime.host.forget_asked();
     let (reader, writer) = stream.into_split();
     let mut events = Events { writer: Some(writer), told: HashSet::new() };
     let configured = runtime.configured();
@@ -52,6 +53,7 @@ pub(crate) async fn serve(
                 }
                 Some(Command::Shutdown { grace_ms }) => shutdown.begin(Duration::from_millis(grace_ms)),
                 Some(Command::Ping) => events.send(&Event::Pong).await,
+                Some(Command::Answered { id, reply }) => runtime.host.answered(id, reply),
             },
             ended = &mut reading, if read.is_none() => read = Some(ended),
             changed = newer.changed() => {
@@ -62,6 +64,7 @@ pub(crate) async fn serve(
                 events.send(&event).await;
             },
             () = ports.changed() => events.tell_ports(runtime).await,
+            (id, question) = runtime.host.next() => events.send(&Event::Asked { id, question }).await,
         }
     }
 }

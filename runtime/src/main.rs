@@ -18,6 +18,7 @@ mod env;
 mod exec;
 mod files;
 mod hello;
+mod host;
 mod hosts;
 mod limits;
 mod local;

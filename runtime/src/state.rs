@@ -17,6 +17,7 @@ use tracing::warn;
 use crate::{
     activities::Activities,
     boot,
+    host::Host,
     ports::Ports,
     services::{Ask, HOME, Services},
     sessions::{Sessions, Settings},
@@ -43,6 +44,8 @@ pub(crate) struct Runtime {
     pub(crate) sessions: Sessions,
     /// What keeps the sprite awake from inside.
     pub(crate) activities: Activities,
+    /// Whom programs inside ask.
+    pub(crate) host: Host,
     configuration: Mutex<Option<Configuration>>,
     ending: AtomicBool,
     /// A virtual machine, with a clock and a kernel of its own.
@@ -64,6 +67,7 @@ impl Runtime {
             services,
             sessions,
             activities,
+            host: Host::default(),
             configuration: Mutex::new(None),
             ending: AtomicBool::new(false),
             is_machine,

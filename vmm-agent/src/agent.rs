@@ -6,7 +6,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use agent_api::{Changed, CreateSprite, Organization, PublicState, Sprite, SpriteConfig, UrlSettings};
+use agent_api::{
+    Changed, CreateSprite, ForkSprite, Organization, PublicState, Sprite, SpriteConfig, UrlSettings,
+};
 use anyhow::Context;
 use dashmap::DashMap;
 use ids::{Epoch, Moment, SpriteId};
@@ -25,8 +27,8 @@ use crate::{
     },
     holders::Holders,
     metrics::Metrics,
-    sprite::{self, Begin, Handle, SpriteError},
-    store::{Store, Stored},
+    sprite::{self, Begin, Book, Handle, SpriteError},
+    store::{Store, StoreError, Stored},
     tokens,
     wakes::Wakes,
 };
@@ -44,6 +46,8 @@ pub(crate) struct Agent {
     pub(crate) holders: Holders,
     pub(crate) wakes: Wakes,
     pub(crate) driver: Arc<dyn Driver>,
+    /// Turns to copy a disk: few at once, or they would only fight for the host's.
+    pub(crate) copies: tokio::sync::Semaphore,
     pub(crate) metrics: Metrics,
     /// Cancelled when the agent is told to stop: sprites, streams and channels then end by themselves.
     pub(crate) shutdown: CancellationToken,
@@ -63,6 +67,7 @@ impl Agent {
         driver: Arc<dyn Driver>,
     ) -> anyhow::Result<Arc<Self>> {
         let mut known: Vec<Sprite> = stored.sprites.clone();
+        let mut books = stored.books.clone();
         let destroying = stored.destroying.clone();
         let agent = Arc::new(Self {
             store,
@@ -70,6 +75,7 @@ impl Agent {
             holders: Holders::default(),
             wakes: Wakes::new(config.wakes),
             driver,
+            copies: tokio::sync::Semaphore::new(config.checkpoints.copies_at_once),
             metrics: Metrics::new()?,
             shutdown: CancellationToken::new(),
             tasks: TaskTracker::new(),
@@ -102,7 +108,8 @@ impl Agent {
                     Begin::Cold
                 }
             };
-            agent.own(sprite, begin);
+            let book = books.remove(&sprite.id).unwrap_or_default();
+            agent.own(sprite, book, begin);
         }
         Ok(agent)
     }
@@ -132,6 +139,7 @@ impl Agent {
                 config: None,
                 idle_timeout_ms: None,
                 cold_after_ms: None,
+                fork: None,
             };
             let sprite = self.record(id, command::NAME, organization, ask)?;
             let saved = self.store.save_sprite(sprite.clone()).await;
@@ -180,9 +188,9 @@ impl Agent {
     }
 
     /// Starts the task that owns a sprite.
-    fn own(self: &Arc<Self>, sprite: Sprite, begin: Begin) {
+    fn own(self: &Arc<Self>, sprite: Sprite, book: Book, begin: Begin) {
         let id = sprite.id;
-        let handle = sprite::spawn(self.clone(), sprite, begin);
+        let handle = sprite::spawn(self.clone(), sprite, book, begin);
         self.sprites.insert(id, handle);
     }
 
@@ -223,13 +231,17 @@ impl Agent {
         ask: CreateSprite,
     ) -> Result<Changed<Sprite>, Failure> {
         if self.shutdown.is_cancelled() {
-            return Err(crate::store::StoreError::Stopped.into());
+            return Err(StoreError::Stopped.into());
         }
         let organization = tokens::organization(&self.store, &self.directory, &ask.organization).await?;
         let mut random = [0u8; 16];
         rand::rng().fill_bytes(&mut random);
         let id = SpriteId::from_uuid(uuid::Builder::from_random_bytes(random).into_uuid());
+        let fork = ask.fork;
         let sprite = self.record(id, self.driver.name(), organization, ask)?;
+        if let Some(fork) = fork {
+            return self.fork_sprite(sprite, fork).await;
+        }
         self.store.save_sprite(sprite.clone()).await?;
         if let Err(error) = self.driver.prepare(&Self::spec(&sprite)).await {
             // What can't be undone now is undone at the next start, as an orphan.
@@ -239,10 +251,49 @@ impl Agent {
             self.store.remove_sprite(sprite.id).await?;
             return Err(error.into());
         }
+        Ok(self.created(sprite))
+    }
+
+    /// Makes a sprite from another one's checkpoint: its disk first, then recorded, then visible. A disk that
+    /// no record knows is removed by the next agent; the other way round, an interrupted fork would wake
+    /// with an empty disk.
+    async fn fork_sprite(
+        self: &Arc<Self>,
+        mut sprite: Sprite,
+        fork: ForkSprite,
+    ) -> Result<Changed<Sprite>, Failure> {
+        let source = self.directory.sprite(fork.source);
+        let source = source.filter(|source| source.organization == sprite.organization);
+        let (source, handle) =
+            source.zip(self.sprite(fork.source)).ok_or_else(|| Failure::not_found("sprite"))?;
+        let is_taken =
+            |other: &Sprite| other.organization == sprite.organization && other.name == sprite.name;
+        if self.directory.sprites().iter().any(is_taken) {
+            return Err(StoreError::NameTaken.into());
+        }
+        // What the source's processes find in their environment, theirs find too, unless it is said anew.
+        for (name, value) in source.environment {
+            sprite.environment.entry(name).or_insert(value);
+        }
+        let made = match handle.fork(fork.checkpoint, Self::spec(&sprite)).await {
+            Ok(()) => self.store.save_sprite(sprite.clone()).await.map_err(Failure::from),
+            Err(error) => Err(error.into()),
+        };
+        if let Err(failure) = made {
+            if let Err(error) = self.driver.destroy(sprite.id).await {
+                warn!(sprite = %sprite.id, error = crate::api::chain(&error), "Could not undo a failed fork");
+            }
+            return Err(failure);
+        }
+        Ok(self.created(sprite))
+    }
+
+    /// From now on it is there for everybody.
+    fn created(self: &Arc<Self>, sprite: Sprite) -> Changed<Sprite> {
         info!(sprite = %sprite.id, name = %sprite.name, organization = %sprite.organization, "Sprite created");
-        self.own(sprite.clone(), Begin::Cold);
+        self.own(sprite.clone(), Book::default(), Begin::Cold);
         let revision = self.directory.put_sprite(&sprite);
-        Ok(Changed { revision, now: sprite })
+        Changed { revision, now: sprite }
     }
 
     /// A new sprite's record.

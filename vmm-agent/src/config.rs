@@ -67,6 +67,8 @@ struct Raw {
     #[serde(default)]
     wakes: RawWakes,
     #[serde(default)]
+    checkpoints: Checkpoints,
+    #[serde(default)]
     process: ProcessSettings,
     #[serde(default)]
     qemu: qemu::Settings,
@@ -167,6 +169,39 @@ struct RawWakes {
     max_queued_per_organization: Option<usize>,
 }
 
+/// The `[checkpoints]` table.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Checkpoints {
+    /// Checkpoints of a sprite that somebody asked for.
+    pub(crate) max_per_sprite: usize,
+    /// Those that are made by themselves: when there are more, the oldest go.
+    pub(crate) max_automatic: usize,
+    /// Disks that are copied at once, for checkpoints, restores and forks.
+    pub(crate) copies_at_once: usize,
+}
+
+impl Default for Checkpoints {
+    /// More checkpoints than people look through; enough automatic ones to take back a few restores; two
+    /// copies keep a disk busy.
+    fn default() -> Self {
+        Self { max_per_sprite: 50, max_automatic: 5, copies_at_once: 2 }
+    }
+}
+
+impl Checkpoints {
+    /// Which key is wrong, and why.
+    const fn check(self) -> Result<Self, (&'static str, &'static str)> {
+        if self.max_automatic == 0 {
+            return Err(("checkpoints.max_automatic", "must be at least 1, or no restore can be taken back"));
+        }
+        if self.copies_at_once == 0 {
+            return Err(("checkpoints.copies_at_once", "must be at least 1, or no checkpoint is ever taken"));
+        }
+        Ok(self)
+    }
+}
+
 fn default_url_template() -> String {
     "http://{label}.sprites.localhost:8080".into()
 }
@@ -201,6 +236,7 @@ pub(crate) struct Config {
     pub(crate) session_limits: SessionLimits,
     pub(crate) holder_ttl: Duration,
     pub(crate) wakes: WakeLimits,
+    pub(crate) checkpoints: Checkpoints,
     pub(crate) process: ProcessSettings,
     pub(crate) qemu: qemu::Settings,
     pub(crate) firecracker: firecracker::Settings,
@@ -270,6 +306,7 @@ impl Config {
                     .max_queued_per_organization
                     .unwrap_or((queued / ORGANIZATION_SHARE).max(1)),
             },
+            checkpoints: raw.checkpoints.check().map_err(|(key, reason)| refusal(key, reason))?,
             process: raw.process,
             qemu: raw.qemu,
             firecracker: raw.firecracker,
@@ -315,6 +352,7 @@ mod tests {
         assert_eq!(config.on_shutdown, OnShutdown::Stop);
         assert_eq!(config.session_activity, SessionActivity::Running);
         assert_eq!(config.session_limits, SessionLimits::default());
+        assert_eq!(config.checkpoints, Checkpoints::default());
     }
 
     #[test]

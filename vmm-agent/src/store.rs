@@ -5,7 +5,7 @@
 //! written. Writes that wait at the same time share one commit, or a wake storm would be an fsync
 //! storm. Secrets are stored as hashes.
 
-use std::{path::Path, time::Duration};
+use std::{collections::HashMap, path::Path, time::Duration};
 
 use agent_api::{Organization, PublicState, Sprite, SpriteConfig, TokenRecord, UrlSettings};
 use ids::{Epoch, OrgSlug, SpriteId, TokenId};
@@ -13,6 +13,8 @@ use jiff::Timestamp;
 use rusqlite::{Connection, OptionalExtension, Row, params};
 use tokio::sync::{mpsc, oneshot};
 use tracing::error;
+
+use crate::sprite::Book;
 
 /// Closures waiting for the store's thread; more callers than this wait in line.
 const QUEUE: usize = 256;
@@ -49,6 +51,11 @@ CREATE TABLE IF NOT EXISTS sprites (
     destroying INTEGER NOT NULL DEFAULT 0
 ) STRICT;
 CREATE UNIQUE INDEX IF NOT EXISTS sprite_names ON sprites (organization, name) WHERE destroying = 0;
+CREATE TABLE IF NOT EXISTS checkpoints (
+    sprite TEXT PRIMARY KEY REFERENCES sprites (id) ON DELETE CASCADE,
+    -- All of a sprite's, as JSON: each step of a checkpoint or a restore changes it in one write.
+    book TEXT NOT NULL
+) STRICT;
 ";
 
 /// Why the store did not do it.
@@ -103,6 +110,8 @@ pub(crate) struct Stored {
     pub(crate) organizations: Vec<Organization>,
     pub(crate) tokens: Vec<TokenRecord>,
     pub(crate) sprites: Vec<Sprite>,
+    /// The records of checkpoints, of sprites that have one.
+    pub(crate) books: HashMap<SpriteId, Book>,
     /// Sprites whose destroy was under way.
     pub(crate) destroying: Vec<SpriteId>,
 }
@@ -213,6 +222,21 @@ impl Store {
     pub(crate) async fn mark_destroying(&self, id: SpriteId) -> Result<(), StoreError> {
         self.run(move |db| {
             db.execute("UPDATE sprites SET destroying = 1 WHERE id = ?1", [id.to_string()])?;
+            Ok(())
+        })
+        .await
+    }
+
+    /// Replaces the record of a sprite's checkpoints.
+    pub(crate) async fn save_book(&self, id: SpriteId, book: Book) -> Result<(), StoreError> {
+        self.run(move |db| {
+            let book =
+                serde_json::to_string(&book).map_err(|_| StoreError::Corrupt { what: "checkpoints" })?;
+            db.execute(
+                "INSERT INTO checkpoints (sprite, book) VALUES (?1, ?2)
+                 ON CONFLICT (sprite) DO UPDATE SET book = excluded.book",
+                params![id.to_string(), book],
+            )?;
             Ok(())
         })
         .await
@@ -341,6 +365,14 @@ fn read_all(db: &mut Connection) -> Result<Stored, StoreError> {
              FROM sprites s JOIN organizations o ON o.slug = s.organization WHERE s.destroying = 0",
             read_sprite,
         )?,
+        books: query(&transaction, "SELECT sprite, book FROM checkpoints", |row| {
+            let book: String = row.get(1)?;
+            let book =
+                serde_json::from_str(&book).map_err(|_| StoreError::Corrupt { what: "checkpoints" })?;
+            Ok((parsed(row, 0, "sprite id")?, book))
+        })?
+        .into_iter()
+        .collect(),
         destroying: query(&transaction, "SELECT id FROM sprites WHERE destroying = 1", |row| {
             parsed(row, 0, "sprite id")
         })?,

@@ -4,10 +4,12 @@
 //! [`SpriteName`], never a `String`; a [`Moment`], never a bare number. The crate refuses to do
 //! anything else: no clock, no randomness, no I/O.
 
+mod checkpoint;
 mod moment;
 mod name;
 mod number;
 
+pub use checkpoint::{CheckpointId, CheckpointIdError};
 pub use moment::Moment;
 pub use name::{HolderId, NameError, OrgSlug, ServiceName, SpriteName, TokenId, UrlSuffix};
 pub use number::{Attempt, Epoch, Port, PortError, SpriteId};

@@ -58,7 +58,7 @@ impl Query {
 /// Tells our tokens from other text, so that a mix-up is an error and not a wrong page.
 const TOKEN_PREFIX: &str = "after.";
 
-fn pairs(query: &str) -> impl Iterator<Item = (String, String)> + '_ {
+pub(super) fn pairs(query: &str) -> impl Iterator<Item = (String, String)> + '_ {
     query.split('&').filter(|pair| !pair.is_empty()).map(|pair| {
         let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
         (decode(key), decode(value))

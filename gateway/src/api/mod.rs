@@ -2,12 +2,14 @@
 //! the agent. What concerns the inside of a sprite is forwarded there ([`inside`]).
 
 mod body;
+mod checkpoints;
 mod list;
 mod object;
 mod path;
 mod sprites;
 mod watch;
 
+use agent_api::client::LineStream;
 use auth::Verified;
 use pingora::{http::ResponseHeader, proxy::Session};
 use serde_json::{Value, json};
@@ -93,8 +95,34 @@ async fn dispatch(
         },
         Endpoint::Restart(name) => sprites::restart(edge, caller, &name).await,
         Endpoint::Upgrade(name) => sprites::upgrade(edge, caller, &name).await,
+        Endpoint::Checkpoints(name) => checkpoints::list(edge, caller, &name, query).await,
+        Endpoint::TakeCheckpoint(name) => {
+            let begun = match body::json_or_empty(session).await {
+                Ok(wish) => checkpoints::create(edge, caller, &name, query, wish).await,
+                Err(answer) => Err(answer),
+            };
+            told(session, ctx, begun).await?
+        }
+        Endpoint::Checkpoint(name, id) => checkpoints::read(edge, caller, &name, id).await,
+        Endpoint::RemoveCheckpoint(name, id) => checkpoints::remove(edge, caller, &name, id).await,
+        Endpoint::RestoreCheckpoint(name, id) => {
+            let begun = checkpoints::restore(edge, caller, &name, id).await;
+            told(session, ctx, begun).await?
+        }
         Endpoint::Organization => Ok(Reply::Json(200, organization(edge, caller))),
     })
+}
+
+/// Streams what was begun.
+async fn told(
+    session: &mut Session,
+    ctx: &mut RequestCtx,
+    begun: Result<LineStream, Answer>,
+) -> pingora::Result<Result<Reply, Answer>> {
+    match begun {
+        Ok(lines) => checkpoints::stream(session, ctx, lines).await.map(|()| Ok(Reply::Streamed)),
+        Err(answer) => Ok(Err(answer)),
+    }
 }
 
 fn organization(edge: &Edge, caller: &Verified) -> Value {

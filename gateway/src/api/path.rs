@@ -3,8 +3,9 @@
 use std::borrow::Cow;
 
 use http::Method;
-use ids::SpriteName;
+use ids::{CheckpointId, SpriteName};
 
+use super::checkpoints;
 use crate::edge::respond::Answer;
 
 /// Everything that is answered by the gateway itself.
@@ -21,13 +22,18 @@ pub(super) enum Endpoint {
     Wake(SpriteName),
     Restart(SpriteName),
     Upgrade(SpriteName),
+    Checkpoints(SpriteName),
+    TakeCheckpoint(SpriteName),
+    Checkpoint(SpriteName, CheckpointId),
+    RemoveCheckpoint(SpriteName, CheckpointId),
+    RestoreCheckpoint(SpriteName, CheckpointId),
     Organization,
 }
 
 /// What happens inside a sprite, and is answered there by its runtime.
 const INSIDE: [&str; 5] = ["exec", "fs", "ports", "proxy", "services"];
 /// What the protocol has and we don't have yet. They wake nothing.
-const NOT_YET: [&str; 4] = ["checkpoint", "checkpoints", "policy", "tasks"];
+const NOT_YET: [&str; 2] = ["policy", "tasks"];
 
 /// If the target concerns the inside of a sprite: its name (if it is one) and the path and query there.
 pub(crate) fn inside(target: &str) -> Option<(Option<SpriteName>, String)> {
@@ -105,12 +111,31 @@ impl Endpoint {
             ["wake"] => one(method, &Method::POST, Self::Wake(name()?)),
             ["restart"] => one(method, &Method::POST, Self::Restart(name()?)),
             ["upgrade"] => one(method, &Method::POST, Self::Upgrade(name()?)),
+            ["checkpoint"] => one(method, &Method::POST, Self::TakeCheckpoint(name()?)),
+            ["checkpoints"] => match *method {
+                Method::GET => Ok(Self::Checkpoints(name()?)),
+                // As some notes of the contract have it.
+                Method::POST => Ok(Self::TakeCheckpoint(name()?)),
+                _ => Err(wrong_method("GET, POST")),
+            },
+            ["checkpoints", id] => match *method {
+                Method::GET => Ok(Self::Checkpoint(name()?, checkpoint_id(id)?)),
+                Method::DELETE => Ok(Self::RemoveCheckpoint(name()?, checkpoint_id(id)?)),
+                _ => Err(wrong_method("GET, DELETE")),
+            },
+            ["checkpoints", id, "restore"] => {
+                one(method, &Method::POST, Self::RestoreCheckpoint(name()?, checkpoint_id(id)?))
+            }
             // Clients take this for "no multiplexing here" and use the plain calls.
             ["control"] => Err(Answer::new(404, "not_found", "Multiplexed operations are not offered.")),
             [first, ..] if NOT_YET.contains(first) => Err(not_yet(first)),
             _ => Err(Answer::new(404, "not_found", "There is nothing at this path of a sprite.")),
         }
     }
+}
+
+fn checkpoint_id(segment: &str) -> Result<CheckpointId, Answer> {
+    checkpoints::id(&decode(segment).unwrap_or_default())
 }
 
 fn one(method: &Method, expected: &Method, endpoint: Endpoint) -> Result<Endpoint, Answer> {
@@ -144,6 +169,7 @@ mod tests {
     #[test]
     fn each_path_and_method_has_one_meaning() {
         let name = || "web".parse::<SpriteName>().expect("a name");
+        let v1 = || CheckpointId::Numbered(1);
         for (path, method, endpoint) in [
             ("/v1/sprites", Method::GET, Endpoint::List),
             ("/v1/sprites/", Method::GET, Endpoint::List),
@@ -157,6 +183,16 @@ mod tests {
             ("/v1/sprites/web/wake", Method::POST, Endpoint::Wake(name())),
             ("/v1/sprites/web/restart", Method::POST, Endpoint::Restart(name())),
             ("/v1/sprites/web/upgrade", Method::POST, Endpoint::Upgrade(name())),
+            ("/v1/sprites/web/checkpoint", Method::POST, Endpoint::TakeCheckpoint(name())),
+            ("/v1/sprites/web/checkpoints", Method::POST, Endpoint::TakeCheckpoint(name())),
+            ("/v1/sprites/web/checkpoints", Method::GET, Endpoint::Checkpoints(name())),
+            ("/v1/sprites/web/checkpoints/v1", Method::GET, Endpoint::Checkpoint(name(), v1())),
+            ("/v1/sprites/web/checkpoints/v1", Method::DELETE, Endpoint::RemoveCheckpoint(name(), v1())),
+            (
+                "/v1/sprites/web/checkpoints/v1/restore",
+                Method::POST,
+                Endpoint::RestoreCheckpoint(name(), v1()),
+            ),
             ("/v1/organization", Method::GET, Endpoint::Organization),
         ] {
             assert_eq!(Endpoint::of(path, &method), Ok(endpoint), "{method} {path}");
@@ -168,7 +204,16 @@ mod tests {
         assert_eq!(status("/v1/sprites", &Method::PATCH), 405);
         assert_eq!(status("/v1/sprites/web", &Method::POST), 405);
         assert_eq!(status("/v1/sprites/web/control", &Method::GET), 404);
-        for later in ["checkpoint", "checkpoints/v1/restore", "policy/network", "tasks"] {
+        assert_eq!(status("/v1/sprites/web/checkpoint", &Method::GET), 405);
+        assert_eq!(status("/v1/sprites/web/checkpoints/v1", &Method::PUT), 405);
+        for unknown in ["v01", "..", "%2e%2e", "v1%2f..", "Current"] {
+            assert_eq!(
+                status(&format!("/v1/sprites/web/checkpoints/{unknown}"), &Method::GET),
+                404,
+                "{unknown}"
+            );
+        }
+        for later in ["policy/network", "tasks"] {
             assert_eq!(status(&format!("/v1/sprites/web/{later}"), &Method::POST), 501, "{later}");
         }
         assert_eq!(status("/v1/sprites/Not%20a%20name", &Method::GET), 404);

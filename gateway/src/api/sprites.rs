@@ -1,10 +1,10 @@
 //! Creating, reading, changing and destroying sprites.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use agent_api::{
-    ApiError, ChangeSprite, Changed, CreateSprite, PublicState, SleepDepth, SleepSprite, Sprite, UrlAuth,
-    UrlSettings, WhyAwake,
+    ApiError, ChangeSprite, Changed, CreateCheckpoint, CreateSprite, ForkSprite, Progress, ProgressKind,
+    PublicState, SleepDepth, SleepSprite, Sprite, UrlAuth, UrlSettings, WhyAwake,
 };
 use auth::Verified;
 use http::Method;
@@ -13,11 +13,15 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use tracing::warn;
 
-use super::{CATCH_UP, Reply, object, path::no_sprite};
+use super::{CATCH_UP, Reply, checkpoints, object, path::no_sprite};
 use crate::{
     edge::{Edge, respond::Answer},
     routes::Route,
 };
+
+/// How long the host may take to make a sprite, with a new disk and with a copy of another one.
+const CREATE_LIMIT: Duration = Duration::from_secs(30);
+const FORK_LIMIT: Duration = Duration::from_secs(600);
 
 /// The body of a create. Clients send `null` for what they leave open; what we don't know is ignored.
 #[derive(Deserialize)]
@@ -32,6 +36,15 @@ pub(super) struct CreateWish {
     idle_timeout_ms: Option<u64>,
     /// From warm to cold; an extension.
     cold_after_ms: Option<u64>,
+    /// From what its disk is made; an extension.
+    fork: Option<ForkWish>,
+}
+
+/// A sprite's disk, as it was at a checkpoint or is now.
+#[derive(Deserialize)]
+struct ForkWish {
+    sprite: String,
+    checkpoint: Option<String>,
 }
 
 /// The body of a change.
@@ -66,7 +79,7 @@ impl SettingsWish {
     }
 }
 
-fn find(edge: &Edge, caller: &Verified, name: &SpriteName) -> Result<Arc<Route>, Answer> {
+pub(super) fn find(edge: &Edge, caller: &Verified, name: &SpriteName) -> Result<Arc<Route>, Answer> {
     match edge.routes.by_name(caller.organization(), name) {
         Some(route) => Ok(route),
         None if edge.routes.is_synced() => Err(no_sprite()),
@@ -90,6 +103,15 @@ pub(super) async fn create(edge: &Edge, caller: &Verified, wish: CreateWish) -> 
         Some(settings) => settings.over(&UrlSettings::default())?,
         None => UrlSettings::default(),
     };
+    let fork = wish.fork.map(|fork| {
+        let source =
+            fork.sprite.parse().map_err(|_| no_sprite()).and_then(|name| find(edge, caller, &name))?;
+        let checkpoint = fork.checkpoint.as_deref().map(checkpoints::id).transpose()?;
+        Ok(ForkSprite { source: source.sprite.id, checkpoint })
+    });
+    let fork = fork.transpose()?;
+    // To copy a disk may take a while; to make a new one does not.
+    let limit = if fork.is_some() { FORK_LIMIT } else { CREATE_LIMIT };
     let ask = CreateSprite {
         name,
         organization: caller.organization().clone(),
@@ -99,9 +121,10 @@ pub(super) async fn create(edge: &Edge, caller: &Verified, wish: CreateWish) -> 
         config: wish.config,
         idle_timeout_ms: wish.idle_timeout_ms,
         cold_after_ms: wish.cold_after_ms,
+        fork,
     };
     let made: Changed<Sprite> =
-        edge.agent.call(Method::POST, "/v1/sprites", Some(&ask)).await.map_err(of_agent)?;
+        edge.agent.call_within(limit, Method::POST, "/v1/sprites", Some(&ask)).await.map_err(of_agent)?;
     catch_up(edge, made.revision).await;
     Ok(Reply::Json(201, object::sprite(edge, &made.now)))
 }
@@ -168,9 +191,28 @@ pub(super) async fn restart(edge: &Edge, caller: &Verified, name: &SpriteName) -
 pub(super) async fn upgrade(edge: &Edge, caller: &Verified, name: &SpriteName) -> Result<Reply, Answer> {
     let route = find(edge, caller, name)?;
     if route.sprite.state != PublicState::Cold {
+        keep_as_it_is(edge, &route).await?;
         cold_start(edge, &route).await?;
     }
     Ok(Reply::Json(200, json!({ "name": name, "status": "upgraded" })))
+}
+
+/// An automatic checkpoint, where the sprite can have any.
+async fn keep_as_it_is(edge: &Edge, route: &Route) -> Result<(), Answer> {
+    let path = format!("/v1/sprites/{}/checkpoints", route.sprite.id);
+    let ask = CreateCheckpoint { comment: "before an upgrade".into(), automatic: true };
+    let mut lines = match edge.agent.lines(Method::POST, &path, Some(&ask)).await {
+        Err(ApiError::Answered { status: 501, .. }) => return Ok(()),
+        other => other.map_err(of_agent)?,
+    };
+    while let Some(line) = lines.next().await.map_err(of_agent)? {
+        let told = serde_json::from_slice::<Progress>(&line);
+        if let Ok(Progress { kind: ProgressKind::Error, error, .. }) = told {
+            let message = format!("Nothing was upgraded: {}.", error.unwrap_or_default());
+            return Err(Answer::new(500, "checkpoint_failed", message));
+        }
+    }
+    Ok(())
 }
 
 async fn cold_start(edge: &Edge, route: &Route) -> Result<(), Answer> {
@@ -212,7 +254,7 @@ async fn catch_up(edge: &Edge, revision: u64) {
     }
 }
 
-fn of_agent(error: ApiError) -> Answer {
+pub(super) fn of_agent(error: ApiError) -> Answer {
     match error {
         ApiError::Answered { status, body } => {
             let answer = Answer::new(status, body.error, body.message);

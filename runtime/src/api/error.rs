@@ -9,6 +9,7 @@ use axum::{
 use serde_json::json;
 
 use crate::{
+    host::HostError,
     services::{AskError, ChangeError},
     sessions::StartError,
 };
@@ -43,6 +44,12 @@ impl ApiError {
         Self { status: StatusCode::GONE, code: "session_ended", message }
     }
 
+    /// A checkpoint that was deleted, or never was.
+    pub(crate) fn no_checkpoint(id: &str) -> Self {
+        let message = format!("the sprite has no checkpoint {id}; list them to see which it has");
+        Self { status: StatusCode::NOT_FOUND, code: "not_found", message }
+    }
+
     pub(crate) fn method_not_allowed(method: &Method, path: &str) -> Self {
         let message = format!("{path} does not take {method}");
         Self { status: StatusCode::METHOD_NOT_ALLOWED, code: "method_not_allowed", message }
@@ -54,7 +61,7 @@ impl ApiError {
     }
 
     pub(crate) async fn not_yet() -> Self {
-        let message = "this version has no tasks and no checkpoints yet".into();
+        let message = "this version has no tasks yet".into();
         Self { status: StatusCode::NOT_IMPLEMENTED, code: "not_implemented", message }
     }
 
@@ -68,6 +75,16 @@ impl From<StartError> for ApiError {
         let (status, code) = match &error {
             StartError::TooMany(_) => (StatusCode::TOO_MANY_REQUESTS, "too_many_sessions"),
             StartError::ShuttingDown => (StatusCode::SERVICE_UNAVAILABLE, "shutting_down"),
+        };
+        Self { status, code, message: error.to_string() }
+    }
+}
+
+impl From<HostError> for ApiError {
+    fn from(error: HostError) -> Self {
+        let (status, code) = match error {
+            HostError::TooMany => (StatusCode::TOO_MANY_REQUESTS, "too_many_questions"),
+            HostError::Silent => (StatusCode::SERVICE_UNAVAILABLE, "host_silent"),
         };
         Self { status, code, message: error.to_string() }
     }

@@ -1,5 +1,6 @@
 //! The runtime's own HTTP API: what a gateway forwards from below `/v1/sprites/{name}`.
 
+mod checkpoints;
 mod connection;
 mod error;
 mod exec;
@@ -53,7 +54,7 @@ pub(crate) async fn serve(runtime: &Arc<Runtime>, stream: UnixStream) -> io::Res
 /// # Errors
 /// As above.
 pub(crate) async fn serve_local(runtime: &Arc<Runtime>, stream: UnixStream) -> io::Result<()> {
-    let inside = services().route("/info", get(info::read));
+    let inside = services().merge(checkpoints()).route("/info", get(info::read));
     let router = LATER
         .iter()
         .fold(Router::new().nest("/v1", inside), |router, path| router.route(path, any(ApiError::not_yet)));
@@ -61,8 +62,7 @@ pub(crate) async fn serve_local(runtime: &Arc<Runtime>, stream: UnixStream) -> i
 }
 
 /// What the protocol has on the management socket and this version has not.
-const LATER: [&str; 5] =
-    ["/v1/tasks", "/v1/tasks/{*rest}", "/v1/checkpoint", "/v1/checkpoints", "/v1/checkpoints/{*rest}"];
+const LATER: [&str; 2] = ["/v1/tasks", "/v1/tasks/{*rest}"];
 
 async fn serve_router(router: Router, stream: UnixStream) -> io::Result<()> {
     let connection = Connection::default();
@@ -90,6 +90,14 @@ fn services() -> Router<Arc<Runtime>> {
         .route("/services/{service}/stop", post(services::stop))
         .route("/services/{service}/restart", post(services::restart))
         .route("/services/{service}/logs", get(services::logs))
+}
+
+fn checkpoints() -> Router<Arc<Runtime>> {
+    Router::new()
+        .route("/checkpoint", post(checkpoints::create))
+        .route("/checkpoints", get(checkpoints::list).post(checkpoints::create))
+        .route("/checkpoints/{id}", get(checkpoints::read).delete(checkpoints::remove))
+        .route("/checkpoints/{id}/restore", post(checkpoints::restore))
 }
 
 fn sessions() -> Router<Arc<Runtime>> {

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
-/// Manage this sprite from inside: its services, and what it knows of itself.
+/// Manage this sprite from inside: its services, its checkpoints, and what it knows of itself.
 ///
 /// Everything goes through the management socket, which is only there in a sprite. `sprite-env curl` makes
 /// any call to it; `sprite-env curl /v1/services` lists the services.
@@ -28,12 +28,11 @@ pub(super) enum Command {
         #[command(subcommand)]
         command: Services,
     },
-    /// Checkpoints of the sprite's disk (a later version has them)
+    /// Checkpoints of the sprite's disk
     #[command(alias = "checkpoint")]
     Checkpoints {
-        /// What a later version takes
-        #[arg(trailing_var_arg = true, allow_hyphen_values = true, hide = true)]
-        _arguments: Vec<String>,
+        #[command(subcommand)]
+        command: Checkpoints,
     },
     /// Make a call to the management socket and print the answer
     Curl {
@@ -90,6 +89,30 @@ pub(super) enum Services {
     /// Stop one and forget it; its log stays
     #[command(alias = "rm")]
     Delete { name: String },
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Checkpoints {
+    /// Keep the disk as it is now
+    Create {
+        /// What it is for
+        #[arg(long, default_value = "", hide_default_value = true)]
+        comment: String,
+    },
+    /// List them; the last five can be read below /.sprite/checkpoints
+    #[command(alias = "ls")]
+    List {
+        /// Also those that were made by themselves
+        #[arg(long)]
+        include_auto: bool,
+    },
+    /// Show one
+    Get { id: String },
+    /// Bring one back. Everything that runs in the sprite ends
+    Restore { id: String },
+    /// Remove one
+    #[command(alias = "rm")]
+    Delete { id: String },
 }
 
 #[derive(Debug, Args)]

@@ -18,8 +18,8 @@ use hyper_util::rt::TokioIo;
 use serde_json::Value;
 use tokio::{net::UnixStream, time::timeout};
 
-/// How long the runtime may take to begin its answer.
-const ANSWER_LIMIT: Duration = Duration::from_secs(60);
+/// How long the runtime may take to begin its answer: that about a checkpoint comes when it is there.
+const ANSWER_LIMIT: Duration = Duration::from_secs(610);
 
 /// The management socket.
 #[derive(Debug)]

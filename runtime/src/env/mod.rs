@@ -9,7 +9,7 @@ use clap::Parser as _;
 use serde_json::{Value, json};
 
 use self::{
-    args::{Arguments, Command, Services},
+    args::{Arguments, Checkpoints, Command, Services},
     call::Socket,
 };
 
@@ -33,11 +33,27 @@ async fn run(socket: &Socket, command: Command) -> anyhow::Result<()> {
     match command {
         Command::Info => print(&socket.json("GET", "/v1/info", None).await?),
         Command::Services { command } => services(socket, command).await,
-        Command::Checkpoints { .. } => socket.stream("GET", "/v1/checkpoints", None).await,
+        Command::Checkpoints { command } => checkpoints(socket, command).await,
         Command::Curl { method, data, path } => {
             let method = method.unwrap_or_else(|| if data.is_some() { "POST" } else { "GET" }.to_owned());
             socket.stream(&method, &path, data).await
         }
+    }
+}
+
+async fn checkpoints(socket: &Socket, command: Checkpoints) -> anyhow::Result<()> {
+    let path = |id: &str, rest: &str| format!("/v1/checkpoints/{}{rest}", call::segment(id));
+    match command {
+        Checkpoints::Create { comment } => {
+            let body = json!({ "comment": comment }).to_string();
+            socket.stream("POST", "/v1/checkpoint", Some(body)).await
+        }
+        Checkpoints::List { include_auto } => {
+            print(&socket.json("GET", &format!("/v1/checkpoints?includeAuto={include_auto}"), None).await?)
+        }
+        Checkpoints::Get { id } => print(&socket.json("GET", &path(&id, ""), None).await?),
+        Checkpoints::Restore { id } => socket.stream("POST", &path(&id, "/restore"), None).await,
+        Checkpoints::Delete { id } => socket.stream("DELETE", &path(&id, ""), None).await,
     }
 }
 

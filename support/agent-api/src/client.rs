@@ -61,10 +61,21 @@ impl AgentClient {
         path: &str,
         body: Option<&B>,
     ) -> Result<T, ApiError> {
-        let body = match body {
-            Some(body) => serde_json::to_vec(body).map_err(|error| ApiError::Protocol(error.to_string()))?,
-            None => Vec::new(),
-        };
+        self.call_within(CALL_TIMEOUT, method, path, body).await
+    }
+
+    /// As [`call`](Self::call), for what may take longer.
+    ///
+    /// # Errors
+    /// See [`ApiError`].
+    pub async fn call_within<B: Serialize + Sync, T: DeserializeOwned>(
+        &self,
+        limit: Duration,
+        method: Method,
+        path: &str,
+        body: Option<&B>,
+    ) -> Result<T, ApiError> {
+        let body = to_json(body)?;
         let exchange = async {
             let response = self.send(method, path, body, None).await?;
             let (head, body) = response.into_parts();
@@ -75,7 +86,26 @@ impl AgentClient {
             let bytes: &[u8] = if bytes.is_empty() { b"null" } else { &bytes };
             serde_json::from_slice(bytes).map_err(|error| ApiError::Protocol(error.to_string()))
         };
-        timeout(CALL_TIMEOUT, exchange).await.map_err(|_| ApiError::TimedOut(CALL_TIMEOUT))?
+        timeout(limit, exchange).await.map_err(|_| ApiError::TimedOut(limit))?
+    }
+
+    /// A call that is answered by lines, as the work goes on.
+    ///
+    /// # Errors
+    /// See [`ApiError`].
+    pub async fn lines<B: Serialize + Sync>(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<&B>,
+    ) -> Result<LineStream, ApiError> {
+        let open = self.send(method, path, to_json(body)?, None);
+        let response = timeout(CALL_TIMEOUT, open).await.map_err(|_| ApiError::TimedOut(CALL_TIMEOUT))??;
+        let status = response.status();
+        if !status.is_success() {
+            return Err(refused(status, &collect(response.into_body()).await?));
+        }
+        Ok(LineStream { body: response.into_body(), buffer: BytesMut::new() })
     }
 
     /// Opens the watch stream.
@@ -89,7 +119,7 @@ impl AgentClient {
             let status = response.status();
             return Err(refused(status, &collect(response.into_body()).await?));
         }
-        Ok(WatchStream { body: response.into_body(), buffer: BytesMut::new() })
+        Ok(WatchStream(LineStream { body: response.into_body(), buffer: BytesMut::new() }))
     }
 
     /// Opens a lease channel. The caller says [`HolderMessage::Hello`] first.
@@ -152,29 +182,33 @@ fn refused(status: StatusCode, body: &[u8]) -> ApiError {
     ApiError::Answered { status: status.as_u16(), body }
 }
 
-/// An open watch stream.
+fn to_json<B: Serialize>(body: Option<&B>) -> Result<Vec<u8>, ApiError> {
+    let json = body.map(serde_json::to_vec).transpose();
+    Ok(json.map_err(|error| ApiError::Protocol(error.to_string()))?.unwrap_or_default())
+}
+
+/// An answer that comes line by line. The agent says something at least every [`HEARTBEAT_MS`].
 #[derive(Debug)]
-pub struct WatchStream {
+pub struct LineStream {
     body: Incoming,
     buffer: BytesMut,
 }
 
-impl WatchStream {
-    /// The next line; `None` when the agent has ended the stream.
+impl LineStream {
+    /// The next line, without its end; `None` when the agent has ended the stream.
     ///
     /// # Errors
-    /// A broken stream, silence for three heartbeats, or a line that is no event.
+    /// A broken stream, or silence for three heartbeats.
     ///
     /// # Cancel safety
     /// Cancel safe: no line is lost.
-    pub async fn next(&mut self) -> Result<Option<WatchLine>, ApiError> {
+    pub async fn next(&mut self) -> Result<Option<Bytes>, ApiError> {
         let silence = Duration::from_millis(3 * HEARTBEAT_MS);
         loop {
             if let Some(end) = self.buffer.iter().position(|byte| *byte == b'\n') {
                 let line = self.buffer.split_to(end);
                 self.buffer.advance(1);
-                let line = serde_json::from_slice(&line).map_err(|e| ApiError::Protocol(e.to_string()))?;
-                return Ok(Some(line));
+                return Ok(Some(line.freeze()));
             }
             match timeout(silence, self.body.frame()).await.map_err(|_| ApiError::TimedOut(silence))? {
                 None => return Ok(None),
@@ -185,6 +219,24 @@ impl WatchStream {
                 }
             }
         }
+    }
+}
+
+/// An open watch stream.
+#[derive(Debug)]
+pub struct WatchStream(LineStream);
+
+impl WatchStream {
+    /// The next line; `None` when the agent has ended the stream.
+    ///
+    /// # Errors
+    /// A broken stream, silence for three heartbeats, or a line that is no event.
+    ///
+    /// # Cancel safety
+    /// Cancel safe: no line is lost.
+    pub async fn next(&mut self) -> Result<Option<WatchLine>, ApiError> {
+        let Some(line) = self.0.next().await? else { return Ok(None) };
+        serde_json::from_slice(&line).map(Some).map_err(|error| ApiError::Protocol(error.to_string()))
     }
 }
 

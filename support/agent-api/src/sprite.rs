@@ -6,6 +6,8 @@ use ids::{Epoch, OrgSlug, SpriteId, SpriteName, TokenId, UrlSuffix};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use crate::ForkSprite;
+
 /// The states that the outside world knows.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -119,6 +121,9 @@ pub struct CreateSprite {
     /// From warm to cold; the agent's default if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cold_after_ms: Option<u64>,
+    /// From what its disk is made; a new one if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fork: Option<ForkSprite>,
 }
 
 /// Changes a sprite's settings; what is absent stays.

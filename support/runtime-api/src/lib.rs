@@ -21,6 +21,6 @@ pub use client::{
 };
 pub use wire::{
     Activity, ActivityKind, Answer, Command, Configuration, DialRefusal, DialRequest, Event, ListeningPort,
-    MAX_LINE_BYTES, RefusalCode, Request, SERIAL_PORT_NAME, SessionActivity, SessionLimits, Target,
-    VSOCK_PORT, Woken,
+    MAX_LINE_BYTES, Question, RefusalCode, Reply, Request, SERIAL_PORT_NAME, SessionActivity, SessionLimits,
+    Target, VSOCK_PORT, Woken,
 };

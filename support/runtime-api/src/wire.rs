@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use ids::{Epoch, Port, SpriteName};
+use ids::{CheckpointId, Epoch, Port, SpriteName};
 use rand::RngCore as _;
 use serde::{Deserialize, Serialize};
 
@@ -133,7 +133,7 @@ pub enum RefusalCode {
 }
 
 /// A line from the host on the control stream.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 #[serde(tag = "command", rename_all = "snake_case")]
 pub enum Command {
     /// Who the sprite is. Services start when it has arrived for the first time; later ones only
@@ -146,6 +146,45 @@ pub enum Command {
     },
     /// Answered by [`Event::Pong`].
     Ping,
+    /// Answers an [`Event::Asked`].
+    Answered {
+        /// Which.
+        id: u64,
+        /// What the host says.
+        reply: Reply,
+    },
+}
+
+/// What a program in the sprite asks of the host.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(tag = "about", rename_all = "snake_case")]
+pub enum Question {
+    /// Which checkpoints there are. Answered by an array of them.
+    ListCheckpoints,
+    /// Take one. Answered when it is there.
+    TakeCheckpoint {
+        /// What it is for.
+        comment: String,
+    },
+    /// Restore one. Answered when it has begun, as the sprite ends with it.
+    RestoreCheckpoint {
+        /// Which.
+        checkpoint: CheckpointId,
+    },
+    /// Remove one. Answered when it is gone.
+    RemoveCheckpoint {
+        /// Which.
+        checkpoint: CheckpointId,
+    },
+}
+
+/// What the host says to a [`Question`], in the terms of HTTP.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Reply {
+    /// The status code.
+    pub status: u16,
+    /// The body.
+    pub body: serde_json::Value,
 }
 
 /// What a runtime must be told before it can serve.
@@ -226,6 +265,14 @@ pub enum Event {
     Touched,
     /// Answer to [`Command::Ping`].
     Pong,
+    /// A program in the sprite wants something of the host. A question that is still open when the control
+    /// stream ends is not answered.
+    Asked {
+        /// Tells it from all others of this boot.
+        id: u64,
+        /// What.
+        question: Question,
+    },
 }
 
 /// Something inside a sprite that keeps it awake until it ends.

@@ -26,6 +26,11 @@ impl Failure {
         Self { status, body: ErrorBody { error: code.to_owned(), message: message.into() } }
     }
 
+    /// Status and body, for those who are not answered over HTTP.
+    pub(crate) fn into_parts(self) -> (StatusCode, ErrorBody) {
+        (self.status, self.body)
+    }
+
     pub(crate) fn not_found(what: &str) -> Self {
         Self::new(StatusCode::NOT_FOUND, "not_found", format!("there is no such {what} on this host"))
     }
@@ -75,11 +80,15 @@ impl From<DriverError> for Failure {
         };
         match &error {
             DriverError::Host { source, .. } if full(source) => disk_full(),
+            DriverError::NoRoom { .. } => {
+                Self::new(StatusCode::INSUFFICIENT_STORAGE, "disk_full", error.to_string())
+            }
             DriverError::Host { .. }
             | DriverError::TimedOut { .. }
             | DriverError::Unsupported { .. }
             | DriverError::NotRunning { .. }
-            | DriverError::AlreadyRunning { .. } => Self::internal(&error),
+            | DriverError::AlreadyRunning { .. }
+            | DriverError::NoCheckpoint { .. } => Self::internal(&error),
         }
     }
 }
@@ -93,6 +102,23 @@ impl From<SpriteError> for Failure {
                 Self::new(StatusCode::SERVICE_UNAVAILABLE, "start_failed", refusal.message)
             }
             SpriteError::BadTiming(message) => Self::new(StatusCode::BAD_REQUEST, "bad_timing", message),
+            SpriteError::NoCheckpoints(_) => {
+                Self::new(StatusCode::NOT_IMPLEMENTED, "no_checkpoints", error.to_string())
+            }
+            SpriteError::NoCheckpoint(_) => Self::new(StatusCode::NOT_FOUND, "not_found", error.to_string()),
+            SpriteError::CheckpointsBusy(_) => {
+                Self::new(StatusCode::CONFLICT, "checkpoint_busy", error.to_string())
+            }
+            SpriteError::ActiveCheckpoint(_) => {
+                Self::new(StatusCode::CONFLICT, "checkpoint_active", error.to_string())
+            }
+            SpriteError::TooManyCheckpoints(_) => {
+                Self::new(StatusCode::CONFLICT, "too_many_checkpoints", error.to_string())
+            }
+            SpriteError::Failed(message) => {
+                Self::new(StatusCode::INTERNAL_SERVER_ERROR, "checkpoint_failed", message)
+            }
+            SpriteError::Driver(error) => error.into(),
             SpriteError::Store(error) => error.into(),
         }
     }

@@ -1,6 +1,7 @@
 //! The agent's HTTP/JSON API: thin handlers that parse, ask whoever owns the answer, and reply.
 
 mod answer;
+mod checkpoints;
 mod leases;
 mod organizations;
 mod sprites;
@@ -27,6 +28,9 @@ pub(crate) fn router(agent: Arc<Agent>) -> Router {
         .route("/v1/sprites/{id}/sleep", post(sprites::sleep))
         .route("/v1/sprites/{id}/wake", post(sprites::wake))
         .route("/v1/sprites/{id}/why", get(sprites::why))
+        .route("/v1/sprites/{id}/checkpoints", get(checkpoints::list).post(checkpoints::create))
+        .route("/v1/sprites/{id}/checkpoints/{checkpoint}", delete(checkpoints::remove))
+        .route("/v1/sprites/{id}/checkpoints/{checkpoint}/restore", post(checkpoints::restore))
         .route("/v1/organizations", get(organizations::list))
         .route("/v1/tokens", get(organizations::list_tokens).post(organizations::mint))
         .route("/v1/tokens/{id}", delete(organizations::revoke))

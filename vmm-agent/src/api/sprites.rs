@@ -40,7 +40,7 @@ pub(crate) async fn create(
     Ok((StatusCode::CREATED, Json(made)))
 }
 
-fn handle(agent: &Agent, id: SpriteId) -> Result<Handle, Failure> {
+pub(super) fn handle(agent: &Agent, id: SpriteId) -> Result<Handle, Failure> {
     agent.sprite(id).ok_or_else(|| Failure::not_found("sprite"))
 }
 

@@ -3,7 +3,10 @@
 //! A driver is small: it makes a disk, starts a runtime as PID 1 with that disk, stops its time, ends
 //! it, and says where its socket is. What happens inside a sprite is the runtime's business, and when
 //! a verb is called is the sprite's task's, which calls at most one verb for one sprite at a time
-//! ([`Driver::exited`] and [`Driver::endpoint`] excepted: they may be called during any other).
+//! ([`Driver::exited`] and [`Driver::endpoint`] excepted: they may be called during any other). Beside
+//! that one, at most one of those that only prepare, complete or tidy up goes on: [`Driver::stage_checkpoint`],
+//! [`Driver::complete_checkpoint`], [`Driver::stage_restore`], [`Driver::forget_checkpoint`], and a
+//! [`Driver::fork`] from it.
 
 pub(crate) mod command;
 mod files;
@@ -19,7 +22,7 @@ use std::{fmt, io, time::Duration};
 
 use agent_api::{Capabilities, lease::Endpoint};
 use async_trait::async_trait;
-use ids::{Epoch, SpriteId, SpriteName};
+use ids::{CheckpointId, Epoch, SpriteId, SpriteName};
 
 pub(crate) use set::DriverSet;
 
@@ -86,6 +89,14 @@ pub(crate) enum Verb {
     Destroy,
     /// [`Driver::adopt`]
     Adopt,
+    /// [`Driver::checkpoint`] and what goes before it
+    Checkpoint,
+    /// [`Driver::restore`] and what goes before it
+    Restore,
+    /// [`Driver::forget_checkpoint`]
+    ForgetCheckpoint,
+    /// [`Driver::fork`]
+    Fork,
 }
 
 impl fmt::Display for Verb {
@@ -99,6 +110,10 @@ impl fmt::Display for Verb {
             Self::Stop => "stop",
             Self::Destroy => "destroy",
             Self::Adopt => "adopt",
+            Self::Checkpoint => "take a checkpoint of",
+            Self::Restore => "restore a checkpoint of",
+            Self::ForgetCheckpoint => "remove a checkpoint of",
+            Self::Fork => "fork",
         })
     }
 }
@@ -129,6 +144,31 @@ pub(crate) enum DriverError {
         verb: Verb,
         /// Of which sprite.
         id: SpriteId,
+    },
+    /// The sprite has no such checkpoint.
+    #[error("could not {verb} sprite {id}: it has no checkpoint {checkpoint}")]
+    NoCheckpoint {
+        /// What was asked.
+        verb: Verb,
+        /// Of which sprite.
+        id: SpriteId,
+        /// What is not there.
+        checkpoint: CheckpointId,
+    },
+    /// The host's disk would become too full. Nothing was changed.
+    #[error(
+        "could not {verb} sprite {id}: it needs {needed_mib} MiB, and the host's disk has {left_mib} MiB to spare; \
+         delete checkpoints or sprites, or give the state directory more room"
+    )]
+    NoRoom {
+        /// What was asked.
+        verb: Verb,
+        /// Of which sprite.
+        id: SpriteId,
+        /// About how much it takes.
+        needed_mib: u64,
+        /// How much there is, less what is to stay free.
+        left_mib: u64,
     },
     /// The host refused something.
     #[error("could not {verb} sprite {id}: {step}")]
@@ -244,4 +284,91 @@ pub(crate) trait Driver: Send + Sync + fmt::Debug {
     /// # Cancel safety
     /// Cancel safe.
     async fn exited(&self, id: SpriteId);
+
+    /// Does ahead, while the sprite goes on living, what would make [`checkpoint`](Self::checkpoint)
+    /// long. The sprite may start, pause, resume and stop meanwhile; nothing can be seen of this yet.
+    /// A driver whose cut is short anyway does nothing.
+    ///
+    /// # Cancel safety
+    /// A dropped future soon ends the work. What it leaves is used or removed by the next call, or by
+    /// the next agent's [`adopt`](Self::adopt).
+    async fn stage_checkpoint(&self, _id: SpriteId, _checkpoint: CheckpointId) -> Result<(), DriverError> {
+        Ok(())
+    }
+
+    /// Keeps the sprite's disk as it is at one instant (the cut), under a name.
+    ///
+    /// Order: after `prepare`; the sprite may run, be paused or suspended, or be stopped, and is so
+    /// afterwards. Its time stands still for the cut and no longer. The disk is what a power cut at
+    /// that instant would leave, everything written included. [`stage_checkpoint`](Self::stage_checkpoint)
+    /// may have gone before, or not; [`complete_checkpoint`](Self::complete_checkpoint) comes after.
+    /// Does nothing if the sprite has the checkpoint already. After an error there is none.
+    ///
+    /// # Cancel safety
+    /// A dropped future may leave the cut or not; the sprite goes on either way. Call again, or
+    /// [`forget_checkpoint`](Self::forget_checkpoint) it.
+    async fn checkpoint(&self, _id: SpriteId, _checkpoint: CheckpointId) -> Result<(), DriverError> {
+        Err(DriverError::Unsupported { driver: self.name(), verb: Verb::Checkpoint })
+    }
+
+    /// Completes a checkpoint that was cut, while the sprite goes on living. When this returns the
+    /// checkpoint is on the host's disk, whole; before, it can't be seen. From then on it never changes.
+    /// Does nothing to one that is complete. After an error there is none.
+    ///
+    /// # Cancel safety
+    /// A dropped future leaves it complete or not: [`forget_checkpoint`](Self::forget_checkpoint) it.
+    async fn complete_checkpoint(&self, _id: SpriteId, _checkpoint: CheckpointId) -> Result<(), DriverError> {
+        Ok(())
+    }
+
+    /// Does ahead, while the sprite goes on living, what would make [`restore`](Self::restore) long.
+    ///
+    /// # Cancel safety
+    /// As with [`stage_checkpoint`](Self::stage_checkpoint).
+    async fn stage_restore(&self, _id: SpriteId, _checkpoint: CheckpointId) -> Result<(), DriverError> {
+        Ok(())
+    }
+
+    /// Makes the sprite's disk what it was at a checkpoint, which stays. The disk as it was until now
+    /// becomes the checkpoint `replaced`.
+    ///
+    /// Order: the sprite does not run ([`DriverError::AlreadyRunning`]); memory that a suspend has put
+    /// on disk is gone afterwards. [`stage_restore`](Self::stage_restore) may have gone before, or not.
+    /// Whatever kills the agent or the host, the disk is the old one or the new one. Does nothing if
+    /// the sprite has `replaced` already: an interrupted call that is repeated ends well. After an error
+    /// the disk is the old one, and there is no `replaced`.
+    ///
+    /// # Cancel safety
+    /// A dropped future leaves the old disk or the new one: call again.
+    async fn restore(
+        &self,
+        _id: SpriteId,
+        _checkpoint: CheckpointId,
+        _replaced: CheckpointId,
+    ) -> Result<(), DriverError> {
+        Err(DriverError::Unsupported { driver: self.name(), verb: Verb::Restore })
+    }
+
+    /// Removes a checkpoint, or what an interrupted call left of one. Does nothing if there is none.
+    /// Its space may be given back a little later.
+    ///
+    /// # Cancel safety
+    /// A dropped future leaves it there or removed: call again.
+    async fn forget_checkpoint(&self, _id: SpriteId, _checkpoint: CheckpointId) -> Result<(), DriverError> {
+        Err(DriverError::Unsupported { driver: self.name(), verb: Verb::ForgetCheckpoint })
+    }
+
+    /// Makes the disk of a new sprite, as [`prepare`](Self::prepare) does, from a checkpoint of another
+    /// one, which is not disturbed. From then on the two have nothing in common.
+    ///
+    /// # Cancel safety
+    /// A dropped future soon ends the work: call again, or [`destroy`](Self::destroy) the new one.
+    async fn fork(
+        &self,
+        _source: SpriteId,
+        _checkpoint: CheckpointId,
+        _sprite: &SpriteSpec,
+    ) -> Result<(), DriverError> {
+        Err(DriverError::Unsupported { driver: self.name(), verb: Verb::Fork })
+    }
 }

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use agent_api::{Capabilities, lease::Endpoint};
 use async_trait::async_trait;
-use ids::{Epoch, SpriteId};
+use ids::{CheckpointId, Epoch, SpriteId};
 
 use super::{Adopted, Driver, DriverError, Resumed, SpriteSpec, command::CommandDriver};
 
@@ -75,5 +75,43 @@ impl Driver for DriverSet {
 
     async fn exited(&self, id: SpriteId) {
         self.of(id).exited(id).await;
+    }
+
+    async fn stage_checkpoint(&self, id: SpriteId, checkpoint: CheckpointId) -> Result<(), DriverError> {
+        self.of(id).stage_checkpoint(id, checkpoint).await
+    }
+
+    async fn checkpoint(&self, id: SpriteId, checkpoint: CheckpointId) -> Result<(), DriverError> {
+        self.of(id).checkpoint(id, checkpoint).await
+    }
+
+    async fn complete_checkpoint(&self, id: SpriteId, checkpoint: CheckpointId) -> Result<(), DriverError> {
+        self.of(id).complete_checkpoint(id, checkpoint).await
+    }
+
+    async fn stage_restore(&self, id: SpriteId, checkpoint: CheckpointId) -> Result<(), DriverError> {
+        self.of(id).stage_restore(id, checkpoint).await
+    }
+
+    async fn restore(
+        &self,
+        id: SpriteId,
+        checkpoint: CheckpointId,
+        replaced: CheckpointId,
+    ) -> Result<(), DriverError> {
+        self.of(id).restore(id, checkpoint, replaced).await
+    }
+
+    async fn forget_checkpoint(&self, id: SpriteId, checkpoint: CheckpointId) -> Result<(), DriverError> {
+        self.of(id).forget_checkpoint(id, checkpoint).await
+    }
+
+    async fn fork(
+        &self,
+        source: SpriteId,
+        checkpoint: CheckpointId,
+        sprite: &SpriteSpec,
+    ) -> Result<(), DriverError> {
+        self.of(source).fork(source, checkpoint, sprite).await
     }
 }

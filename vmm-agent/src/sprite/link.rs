@@ -5,7 +5,9 @@
 
 use std::time::Duration;
 
-use runtime_api::{Activity, Address, ControlStream, Event, open_control};
+use runtime_api::{
+    Activity, Address, Command, CommandWriter, ControlStream, Event, EventReader, Question, open_control,
+};
 use tokio::{
     sync::mpsc,
     task::JoinSet,
@@ -15,6 +17,8 @@ use tracing::debug;
 
 /// News that may wait for the sprite's task; beyond, the runtime waits.
 const MAX_WAITING: usize = 64;
+/// Answers that may wait for the runtime to read them; further ones are lost.
+const MOST_ANSWERS: usize = 16;
 /// How long connecting may take; a runtime that is frozen or busy is tried again.
 const CONNECT_LIMIT: Duration = Duration::from_secs(5);
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
@@ -31,12 +35,15 @@ pub(super) enum News {
     Ended(u64),
     /// The sprite was used.
     Touched,
+    /// A program inside wants to know something, or have something done.
+    Asked(u64, Question),
 }
 
 /// See the module's documentation. Dropping it closes the stream.
 #[derive(Debug)]
 pub(super) struct Link {
     news: mpsc::Receiver<News>,
+    commands: mpsc::Sender<Command>,
     /// Ends with the link.
     _listener: JoinSet<()>,
 }
@@ -45,9 +52,15 @@ impl Link {
     /// To the runtime at `runtime`, over `stream` if there is one already that has told its hello.
     pub(super) fn new(runtime: Address, stream: Option<ControlStream>) -> Self {
         let (sender, news) = mpsc::channel(MAX_WAITING);
+        let (commands, to_send) = mpsc::channel(MOST_ANSWERS);
         let mut listener = JoinSet::new();
-        listener.spawn(listen(runtime, stream, sender));
-        Self { news, _listener: listener }
+        listener.spawn(listen(runtime, stream, sender, to_send));
+        Self { news, commands, _listener: listener }
+    }
+
+    /// Where answers to what is asked inside go. What can't be sent is lost, as with a broken stream.
+    pub(super) fn commands(&self) -> mpsc::Sender<Command> {
+        self.commands.clone()
     }
 
     /// The next news. Cancel safe.
@@ -65,7 +78,12 @@ impl Link {
     }
 }
 
-async fn listen(runtime: Address, mut stream: Option<ControlStream>, news: mpsc::Sender<News>) {
+async fn listen(
+    runtime: Address,
+    mut stream: Option<ControlStream>,
+    news: mpsc::Sender<News>,
+    mut commands: mpsc::Receiver<Command>,
+) {
     let mut pause = FIRST_PAUSE;
     loop {
         let opened = match stream.take() {
@@ -75,28 +93,56 @@ async fn listen(runtime: Address, mut stream: Option<ControlStream>, news: mpsc:
             }
         };
         let broken = match opened {
-            Ok(mut stream) => loop {
-                // However long: a runtime that has nothing to say, or is frozen, says nothing.
-                let told = match stream.next().await {
-                    Ok(Some(Event::Hello { .. })) => News::Anew,
-                    Ok(Some(Event::ActivityBegun(activity))) => News::Begun(activity),
-                    Ok(Some(Event::ActivityEnded { id })) => News::Ended(id),
-                    Ok(Some(Event::Touched)) => News::Touched,
-                    Ok(Some(Event::Ready | Event::PortOpened(_) | Event::PortClosed(_) | Event::Pong)) => {
-                        continue;
-                    }
-                    Ok(None) => break None,
-                    Err(error) => break Some(error),
-                };
+            Ok(stream) => {
+                let (mut events, mut writer) = stream.split();
                 pause = FIRST_PAUSE;
-                if news.send(told).await.is_err() {
-                    return;
+                tokio::select! {
+                    broken = pass_on(&mut events, &news) => match broken {
+                        Err(error) => Some(error),
+                        Ok(Ended::Stream) => None,
+                        Ok(Ended::Link) => return,
+                    },
+                    error = send(&mut writer, &mut commands) => Some(error),
                 }
-            },
+            }
             Err(error) => Some(error),
         };
         debug!(?runtime, error = ?broken, "The control stream ended; opening it again");
         sleep(pause).await;
         pause = (pause * 2).min(LONGEST_PAUSE);
+    }
+}
+
+/// What ended.
+enum Ended {
+    Stream,
+    Link,
+}
+
+/// Passes on what the runtime says, however long it says nothing: it may have nothing to say, or be frozen.
+async fn pass_on(events: &mut EventReader, news: &mpsc::Sender<News>) -> std::io::Result<Ended> {
+    while let Some(event) = events.next().await? {
+        let told = match event {
+            Event::Hello { .. } => News::Anew,
+            Event::ActivityBegun(activity) => News::Begun(activity),
+            Event::ActivityEnded { id } => News::Ended(id),
+            Event::Touched => News::Touched,
+            Event::Asked { id, question } => News::Asked(id, question),
+            Event::Ready | Event::PortOpened(_) | Event::PortClosed(_) | Event::Pong => continue,
+        };
+        if news.send(told).await.is_err() {
+            return Ok(Ended::Link);
+        }
+    }
+    Ok(Ended::Stream)
+}
+
+/// Sends what there is to send, until that fails.
+async fn send(writer: &mut CommandWriter, commands: &mut mpsc::Receiver<Command>) -> std::io::Error {
+    loop {
+        let Some(command) = commands.recv().await else { return std::future::pending().await };
+        if let Err(error) = writer.send(&command).await {
+            return error;
+        }
     }
 }

@@ -6,6 +6,7 @@
 //! the store. It never waits for another sprite's task, and while a driver call is under way it goes
 //! on listening.
 
+mod book;
 mod link;
 mod task;
 mod transition;
@@ -13,13 +14,18 @@ mod transition;
 use std::{sync::Arc, time::Duration};
 
 use agent_api::{
-    ChangeSprite, Changed, SleepDepth, Sprite, WhyAwake,
+    ChangeSprite, Changed, Checkpoint, CreateCheckpoint, Progress, SleepDepth, Sprite, WhyAwake,
     lease::{Refusal, Usage},
 };
-use ids::{Attempt, Epoch, HolderId};
+use ids::{Attempt, CheckpointId, Epoch, HolderId};
 use tokio::sync::{mpsc, oneshot};
 
-use crate::{agent::Agent, drivers::Adopted, store::StoreError};
+pub(crate) use self::book::Book;
+use crate::{
+    agent::Agent,
+    drivers::{Adopted, DriverError, SpriteSpec},
+    store::StoreError,
+};
 
 /// Messages that may wait for a sprite's task. Who sends more waits.
 const MAILBOX: usize = 1024;
@@ -45,6 +51,11 @@ pub(crate) enum Message {
     Sleep { depth: SleepDepth, reply: Reply<WhyAwake> },
     Wake { reply: Reply<WhyAwake> },
     Why { reply: Reply<WhyAwake> },
+    Checkpoints { reply: Reply<Vec<Checkpoint>> },
+    TakeCheckpoint { ask: CreateCheckpoint, reply: Reply<mpsc::Receiver<Progress>> },
+    RestoreCheckpoint { checkpoint: CheckpointId, reply: Reply<mpsc::Receiver<Progress>> },
+    ForgetCheckpoint { checkpoint: CheckpointId, reply: Reply<()> },
+    Fork { checkpoint: Option<CheckpointId>, sprite: SpriteSpec, reply: Reply<()> },
     Destroy { reply: Reply<()> },
 }
 
@@ -61,6 +72,20 @@ pub(crate) enum SpriteError {
     Refused(Refusal),
     #[error("the setting is not possible: {0}")]
     BadTiming(String),
+    #[error("the {0} driver, which runs this sprite, has no checkpoints")]
+    NoCheckpoints(String),
+    #[error("the sprite has no checkpoint {0}; list them to see which it has")]
+    NoCheckpoint(CheckpointId),
+    #[error("{0}; try again when that is done")]
+    CheckpointsBusy(&'static str),
+    #[error("the sprite's disk descends from {0}; take or restore another checkpoint, then delete it")]
+    ActiveCheckpoint(CheckpointId),
+    #[error("the sprite has {0} checkpoints, which is the most on this host; delete one first")]
+    TooManyCheckpoints(usize),
+    #[error("{0}")]
+    Failed(String),
+    #[error(transparent)]
+    Driver(#[from] DriverError),
     #[error(transparent)]
     Store(#[from] StoreError),
 }
@@ -106,6 +131,40 @@ impl Handle {
         self.ask(|reply| Message::Why { reply }).await
     }
 
+    pub(crate) async fn checkpoints(&self) -> Result<Vec<Checkpoint>, SpriteError> {
+        self.ask(|reply| Message::Checkpoints { reply }).await
+    }
+
+    /// Begins to take a checkpoint. It is finished whether or not anybody reads on.
+    pub(crate) async fn take_checkpoint(
+        &self,
+        ask: CreateCheckpoint,
+    ) -> Result<mpsc::Receiver<Progress>, SpriteError> {
+        self.ask(|reply| Message::TakeCheckpoint { ask, reply }).await
+    }
+
+    /// Begins to restore a checkpoint. It is finished whether or not anybody reads on.
+    pub(crate) async fn restore_checkpoint(
+        &self,
+        checkpoint: CheckpointId,
+    ) -> Result<mpsc::Receiver<Progress>, SpriteError> {
+        self.ask(|reply| Message::RestoreCheckpoint { checkpoint, reply }).await
+    }
+
+    /// Returns when the checkpoint is gone.
+    pub(crate) async fn forget_checkpoint(&self, checkpoint: CheckpointId) -> Result<(), SpriteError> {
+        self.ask(|reply| Message::ForgetCheckpoint { checkpoint, reply }).await
+    }
+
+    /// Returns when the other sprite's disk is there: as this one's was at a checkpoint, or is now.
+    pub(crate) async fn fork(
+        &self,
+        checkpoint: Option<CheckpointId>,
+        sprite: SpriteSpec,
+    ) -> Result<(), SpriteError> {
+        self.ask(|reply| Message::Fork { checkpoint, sprite, reply }).await
+    }
+
     /// Returns when the sprite is gone for everybody; its processes and disk follow.
     pub(crate) async fn destroy(&self) -> Result<(), SpriteError> {
         self.ask(|reply| Message::Destroy { reply }).await
@@ -113,10 +172,10 @@ impl Handle {
 }
 
 /// Starts the task of a sprite.
-pub(crate) fn spawn(agent: Arc<Agent>, sprite: Sprite, begin: Begin) -> Handle {
+pub(crate) fn spawn(agent: Arc<Agent>, sprite: Sprite, book: Book, begin: Begin) -> Handle {
     let (mailbox, messages) = mpsc::channel(MAILBOX);
     let handle = Handle { mailbox, agent_stops: agent.shutdown.clone() };
     let tasks = agent.tasks.clone();
-    tasks.spawn(task::run(agent, sprite, begin, messages));
+    tasks.spawn(task::run(agent, sprite, book, begin, messages));
     handle
 }

@@ -1,5 +1,7 @@
 //! The task that owns a sprite: a loop around two pure machines.
 
+mod checkpoints;
+
 use std::{collections::VecDeque, future::pending, sync::Arc, time::Duration};
 
 use ::lease::grantor::{Demand as LeaseDemand, Grantor, Usage, Who};
@@ -21,8 +23,10 @@ use tokio::{
 };
 use tracing::{info, warn};
 
+use self::checkpoints::Operation;
 use super::{
     Begin, Message, Reply, SpriteError,
+    book::Book,
     link::{Link, News},
     transition::{self, Call, Ended},
 };
@@ -54,6 +58,10 @@ struct Task {
     exit: Option<BoxFuture<'static, Epoch>>,
     /// To its runtime, while it is awake or paused.
     link: Option<Link>,
+    /// The record of its checkpoints, as it is stored.
+    book: Book,
+    /// What is being done with its checkpoints.
+    operation: Option<Operation>,
     /// Our place in the host's wake queue.
     turn: Option<oneshot::Receiver<()>>,
     wake_orders: Vec<Reply<WhyAwake>>,
@@ -70,11 +78,13 @@ struct Task {
 pub(super) async fn run(
     agent: Arc<Agent>,
     sprite: Sprite,
+    book: Book,
     begin: Begin,
     mut messages: mpsc::Receiver<Message>,
 ) {
-    let mut task = Task::new(agent.clone(), sprite, begin);
+    let mut task = Task::new(agent.clone(), sprite, book, begin);
     let mut stopping = false;
+    task.mend_checkpoints().await;
     task.tell(Event::Tick).await;
     if !matches!(begin, Begin::Cold) || task.sprite.state != PublicState::Cold {
         // The store remembers what it was before the agent ended; say what it is.
@@ -101,6 +111,7 @@ pub(super) async fn run(
             },
             news = next_news(task.link.as_mut()) => task.hear_inside(news).await,
             ended = or_never(task.call.as_mut()) => task.ended(ended).await,
+            outcome = checkpoints::worked(task.operation.as_mut()) => task.worked(outcome).await,
             epoch = or_never(task.exit.as_mut()) => {
                 task.exit = None;
                 task.tell(Event::Exited { epoch }).await;
@@ -144,7 +155,7 @@ async fn next_news(link: Option<&mut Link>) -> News {
 }
 
 impl Task {
-    fn new(agent: Arc<Agent>, sprite: Sprite, begin: Begin) -> Self {
+    fn new(agent: Arc<Agent>, sprite: Sprite, book: Book, begin: Begin) -> Self {
         let now = agent.now();
         let has = agent.driver.capabilities(sprite.id);
         let settings = Settings {
@@ -168,6 +179,8 @@ impl Task {
             call: None,
             exit: None,
             link: None,
+            book,
+            operation: None,
             turn: None,
             wake_orders: Vec::new(),
             wake_attempt: Attempt::default(),
@@ -265,11 +278,25 @@ impl Task {
             Message::Why { reply } => {
                 let _ = reply.send(Ok(self.why()));
             }
+            Message::Checkpoints { reply } => {
+                let _ = reply.send(Ok(self.checkpoints()));
+            }
+            Message::TakeCheckpoint { ask, reply } => {
+                let _ = reply.send(self.take_checkpoint(ask.comment, ask.automatic).await);
+            }
+            Message::RestoreCheckpoint { checkpoint, reply } => {
+                let _ = reply.send(self.restore_checkpoint(checkpoint));
+            }
+            Message::ForgetCheckpoint { checkpoint, reply } => {
+                self.forget_checkpoint(checkpoint, reply).await;
+            }
+            Message::Fork { checkpoint, sprite, reply } => self.fork(checkpoint, sprite, reply).await,
             Message::Destroy { reply } => {
                 let noted = self.agent.store.mark_destroying(self.sprite.id).await;
                 let go = noted.is_ok();
                 if go {
                     self.withdrawn = true;
+                    self.end_operation();
                     self.agent.directory.remove_sprite(self.sprite.id);
                     info!(sprite = %self.sprite.id, name = %self.sprite.name, "Destroying sprite");
                 }
@@ -291,6 +318,7 @@ impl Task {
             }
             News::Ended(id) => self.grantor.activity_ended(id, now),
             News::Touched => self.grantor.touch(now),
+            News::Asked(id, question) => self.asked_inside(id, question).await,
         }
         self.tell(Event::Tick).await;
     }
@@ -337,7 +365,9 @@ impl Task {
                     | Call::Resume(_)
                     | Call::Suspend
                     | Call::Stop
-                    | Call::Unsupported(_)
+                    | Call::Checkpoint(_)
+                    | Call::Restore(_)
+                    | Call::Unwanted
                     | Call::Destroy => None,
                 };
                 self.call = Some(match failed {
@@ -384,7 +414,8 @@ impl Task {
             (Call::Suspend, false) => self.watch_exit(),
             (Call::Stop | Call::Destroy, true) => self.exit = None,
             (Call::Start(_) | Call::Resume(_) | Call::Stop | Call::Destroy, false)
-            | (Call::Pause | Call::Unsupported(_), _) => {}
+            | (Call::Pause | Call::Unwanted, _) => {}
+            (Call::Checkpoint(_) | Call::Restore(_), _) => self.made_by_the_lifecycle(&outcome).await,
         }
         self.tell(Event::DriverDone { transition, outcome }).await;
     }
@@ -421,11 +452,8 @@ impl Task {
                 self.decided = Some((transition, Call::Resume(epoch)));
             }
             Effect::Stop(transition) => self.decided = Some((transition, Call::Stop)),
-            Effect::Checkpoint(transition) => {
-                self.decided = Some((transition, Call::Unsupported("take checkpoints")));
-            }
-            Effect::Restore(transition) => {
-                self.decided = Some((transition, Call::Unsupported("restore checkpoints")));
+            Effect::Checkpoint(transition) | Effect::Restore(transition) => {
+                self.decided = Some((transition, self.checkpoint_call()));
             }
             Effect::Destroy(transition) => self.decided = Some((transition, Call::Destroy)),
             Effect::Grant { epoch, woken_from } => self.grant(epoch, woken_from),

@@ -3,12 +3,13 @@
 use std::{sync::Arc, time::Duration};
 
 use agent_api::Sprite;
-use ids::{Epoch, SpriteId};
+use ids::{CheckpointId, Epoch, SpriteId};
 use lifecycle::Transition;
 use runtime_api::{Address, Command, Configuration, ControlStream, Event, Woken, open_control};
 use tokio::time::{Instant, timeout};
 use tracing::{info, warn};
 
+use super::book::Restoring;
 use crate::{
     agent::Agent,
     api::chain,
@@ -26,8 +27,10 @@ pub(super) enum Call {
     Suspend,
     Resume(Epoch),
     Stop,
-    /// No driver has this yet; the lifecycle can.
-    Unsupported(&'static str),
+    Checkpoint(CheckpointId),
+    Restore(Restoring),
+    /// Whoever ordered it has taken it back.
+    Unwanted,
     Destroy,
 }
 
@@ -39,7 +42,9 @@ impl Call {
             Self::Suspend => "suspend",
             Self::Resume(_) => "resume",
             Self::Stop => "stop",
-            Self::Unsupported(verb) => verb,
+            Self::Checkpoint(_) => "checkpoint",
+            Self::Restore(_) => "restore",
+            Self::Unwanted => "unwanted",
             Self::Destroy => "destroy",
         }
     }
@@ -65,8 +70,8 @@ enum CallError {
     RuntimeBroken(#[source] std::io::Error),
     #[error("its runtime was not ready within {RUNTIME_DEADLINE:?}")]
     RuntimeSilent,
-    #[error("the driver of this host can't {0}")]
-    Unsupported(&'static str),
+    #[error("nobody wants it any more")]
+    Unwanted,
 }
 
 /// Makes the call. Never cancelled while the agent lives: the machine waits for its end.
@@ -80,7 +85,11 @@ pub(super) async fn perform(agent: Arc<Agent>, sprite: Sprite, transition: Trans
         Call::Suspend => driver.suspend(sprite.id).await.map_err(Into::into),
         Call::Resume(epoch) => resume(&agent, &sprite, epoch).await.map(|stream| control = stream),
         Call::Stop => driver.stop(sprite.id, agent.config.stop_grace).await.map_err(Into::into),
-        Call::Unsupported(verb) => Err(CallError::Unsupported(verb)),
+        Call::Checkpoint(checkpoint) => driver.checkpoint(sprite.id, checkpoint).await.map_err(Into::into),
+        Call::Restore(Restoring { checkpoint, replaced }) => {
+            driver.restore(sprite.id, checkpoint, replaced).await.map_err(Into::into)
+        }
+        Call::Unwanted => Err(CallError::Unwanted),
         Call::Destroy => driver.destroy(sprite.id).await.map_err(Into::into),
     };
     let elapsed = began.elapsed();
@@ -167,6 +176,7 @@ async fn configure(runtime: &Address, configuration: Configuration) -> Result<Co
                 | Event::ActivityBegun(_)
                 | Event::ActivityEnded { .. }
                 | Event::Touched
+                | Event::Asked { .. }
                 | Event::Pong,
             )) => {}
             Ok(None) => return Err(CallError::RuntimeEnded),

@@ -14,7 +14,7 @@ use super::{
 };
 
 /// How many ids each sprite has: as many as programs inside expect (`nobody` is 65534).
-const IDS_PER_SPRITE: u32 = 65_536;
+pub(super) const IDS_PER_SPRITE: u32 = 65_536;
 
 /// Gives each sprite a range of ids of its own, so that not even a process that broke out of its
 /// namespaces owns anything of another sprite's.

@@ -4,10 +4,16 @@
 //! {state}/sprites/{id}/
 //!   ids             what 0 inside is outside, when the agent is root
 //!   disk/           the sprite's root; everything in it may be hostile
+//!   disk.next/      whole, and about to become the disk; if there is no disk, it is the disk
+//!   checkpoints/
+//!     shown/        the last ones, which the sprite sees
+//!     kept/         the others
+//!     unfinished/   whatever is in there when an agent starts is of no use
 //!   run/
 //!     runtime.sock  where the runtime is reached
 //!     process.json  which process is PID 1, in which cgroups
 //!     stopped.json  which processes were stopped already when it was paused by signals
+//!     held          it is frozen only for the instant of a checkpoint
 //!     console.log   what the runtime says about itself
 //! ```
 
@@ -16,7 +22,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use ids::SpriteId;
+use ids::{CheckpointId, SpriteId};
 
 /// The longest path that a Unix socket can be bound to: `sun_path` less its final zero.
 const MAX_SOCKET_PATH_BYTES: usize = 107;
@@ -100,6 +106,30 @@ impl SpriteFiles {
     /// Where a disk is made before it is given its name.
     pub(super) fn unfinished_disk(&self) -> PathBuf {
         self.root.join("disk.unfinished")
+    }
+    /// A disk that waits to take the place of the present one.
+    pub(super) fn next_disk(&self) -> PathBuf {
+        self.root.join("disk.next")
+    }
+    /// Checkpoints that the sprite sees.
+    pub(super) fn shown(&self) -> PathBuf {
+        self.root.join("checkpoints/shown")
+    }
+    /// Checkpoints that it does not see.
+    pub(super) fn kept(&self) -> PathBuf {
+        self.root.join("checkpoints/kept")
+    }
+    /// Where checkpoints, and disks from checkpoints, are made before they are given their names.
+    pub(super) fn unfinished(&self) -> PathBuf {
+        self.root.join("checkpoints/unfinished")
+    }
+    /// Where a checkpoint is, if there is one.
+    pub(super) fn checkpoint(&self, id: CheckpointId) -> Option<PathBuf> {
+        let name = id.to_string();
+        [self.shown().join(&name), self.kept().join(&name)].into_iter().find(|path| path.is_dir())
+    }
+    pub(super) fn held(&self) -> PathBuf {
+        self.root.join("run/held")
     }
     pub(super) fn run(&self) -> PathBuf {
         self.root.join("run")

@@ -14,11 +14,14 @@
 //!   descriptors that the runtime hands over, and there is no way out to other hosts.
 
 mod cgroups;
+mod checkpoints;
+mod copy;
 mod disk;
 mod freezer;
 mod identity;
 pub(crate) mod launcher;
 mod layout;
+mod mapped;
 mod probe;
 mod record;
 mod removal;
@@ -39,7 +42,7 @@ use std::{
 use agent_api::{Capabilities, lease::Endpoint};
 use async_trait::async_trait;
 use dashmap::DashMap;
-use ids::{Epoch, SpriteId};
+use ids::{CheckpointId, Epoch, SpriteId};
 use nix::sys::signal::Signal;
 use runtime_api::{Address, Command, open_control};
 use tokio::time::timeout;
@@ -47,6 +50,7 @@ use tracing::warn;
 
 use self::{
     cgroups::Cgroups,
+    checkpoints::{Staged, Staging},
     freezer::{FREEZE_LIMIT, FreezeError},
     identity::IdPool,
     launcher::Plan,
@@ -81,6 +85,8 @@ struct Host {
     running: DashMap<SpriteId, Arc<Process>>,
     /// One lock for each sprite that a verb works on; a verb whose caller left still holds it.
     busy: DashMap<SpriteId, Arc<tokio::sync::Mutex<()>>>,
+    /// What was made ahead for checkpoints and restores. Locked before `busy`.
+    staging: DashMap<SpriteId, Arc<Staging>>,
 }
 
 impl ProcessDriver {
@@ -110,6 +116,7 @@ impl ProcessDriver {
             remover,
             running: DashMap::new(),
             busy: DashMap::new(),
+            staging: DashMap::new(),
         };
         Ok(Self { host: Arc::new(host) })
     }
@@ -162,6 +169,7 @@ impl Host {
         let files = self.layout.sprite(sprite.id);
         std::fs::create_dir_all(files.root()).map_err(failed("make its directory"))?;
         let ids = self.ids.ids_of(&files).map_err(failed("choose its user ids"))?;
+        checkpoints::mend(&files).map_err(failed("finish an interrupted restore"))?;
         disk::make(&files, sprite.name.as_str(), ids).map_err(failed("make its disk"))
     }
 
@@ -178,9 +186,11 @@ impl Host {
         if !files.disk().try_exists().map_err(failed("look for its disk"))? {
             return Err(failed("find its disk (it is prepared first)")(io::ErrorKind::NotFound.into()));
         }
+        checkpoints::make_directories(&files).map_err(failed("make directories for checkpoints"))?;
         let plan = Plan {
             hostname: sprite.name.to_string(),
             disk: files.disk(),
+            checkpoints: files.shown(),
             host_trees: disk::host_trees(),
             extra_trees: disk::extra_trees(),
             runtime: self.runtime.clone(),
@@ -214,10 +224,21 @@ impl Host {
 
     fn adopt(&self, id: SpriteId) -> Result<Option<Adopted>, DriverError> {
         let verb = Verb::Adopt;
+        self.recover(id).map_err(host_error(
+            verb,
+            id,
+            "clear what an interrupted checkpoint or restore left",
+        ))?;
         if !self.take_charge(verb, id)? {
             return Ok(None);
         }
-        let freezer = &self.running(verb, id)?.freezer;
+        let process = self.running(verb, id)?;
+        checkpoints::release(&self.layout.sprite(id), &process).map_err(host_error(
+            verb,
+            id,
+            "let it go on after an interrupted checkpoint",
+        ))?;
+        let freezer = &process.freezer;
         if freezer.begun().map_err(host_error(verb, id, "see whether it is frozen"))? {
             self.pause(verb, id)?;
             return Ok(Some(Adopted::Paused));
@@ -311,6 +332,7 @@ impl ProcessDriver {
 fn clean(files: &SpriteFiles, cgroups: &cgroups::SpriteCgroups) -> io::Result<()> {
     cgroups.remove()?;
     remove_if_there(&files.stopped())?;
+    remove_if_there(&files.held())?;
     remove_if_there(&files.socket())?;
     remove_if_there(&files.process())
 }
@@ -322,7 +344,7 @@ impl Driver for ProcessDriver {
     }
 
     fn capabilities(&self, _: SpriteId) -> Capabilities {
-        Capabilities { pause: true, suspend: false, checkpoint: false }
+        Capabilities { pause: true, suspend: false, checkpoint: true }
     }
 
     fn endpoint(&self, id: SpriteId) -> Endpoint {
@@ -389,8 +411,12 @@ impl Driver for ProcessDriver {
 
     async fn destroy(&self, id: SpriteId) -> Result<(), DriverError> {
         self.stop(id, Duration::ZERO).await?;
+        // Whoever made something ahead has left, and a moment later nobody writes to the sprite's files.
+        let mut staging = self.staging(id).await;
+        *staging = Staged::Nothing;
         self.work(Verb::Destroy, id, move |host| host.remove(id)).await?;
         self.host.busy.remove(&id);
+        self.host.staging.remove(&id);
         Ok(())
     }
 
@@ -403,5 +429,106 @@ impl Driver for ProcessDriver {
         if let Some(process) = process {
             process.exited().await;
         }
+    }
+
+    async fn stage_checkpoint(&self, id: SpriteId, checkpoint: CheckpointId) -> Result<(), DriverError> {
+        let mut staging = self.staging(id).await;
+        *staging = Staged::Nothing;
+        self.wanted(Verb::Checkpoint, id, move |host, unwanted| {
+            let copy = host.stage_checkpoint(id, checkpoint, unwanted)?;
+            *staging = Staged::Checkpoint(checkpoint, copy);
+            Ok(())
+        })
+        .await
+    }
+
+    async fn checkpoint(&self, id: SpriteId, checkpoint: CheckpointId) -> Result<(), DriverError> {
+        let mut staging = self.staging(id).await;
+        if self.host.layout.sprite(id).checkpoint(checkpoint).is_some() {
+            return Ok(());
+        }
+        let staged = match std::mem::take(&mut *staging) {
+            Staged::Checkpoint(staged, copy) if staged == checkpoint => copy,
+            Staged::Nothing | Staged::Checkpoint(..) | Staged::Cut(..) | Staged::Restore(_) => {
+                let stage = move |host: &Host, unwanted| host.stage_checkpoint(id, checkpoint, unwanted);
+                self.wanted(Verb::Checkpoint, id, stage).await?
+            }
+        };
+        self.work(Verb::Checkpoint, id, move |host| {
+            *staging = Staged::Cut(checkpoint, host.cut(id, checkpoint, staged)?);
+            Ok(())
+        })
+        .await
+    }
+
+    async fn complete_checkpoint(&self, id: SpriteId, checkpoint: CheckpointId) -> Result<(), DriverError> {
+        let mut staging = self.staging(id).await;
+        match std::mem::take(&mut *staging) {
+            Staged::Cut(cut, copy) if cut == checkpoint => {
+                self.wanted(Verb::Checkpoint, id, move |host, _| {
+                    let _until_its_end = staging;
+                    host.complete_checkpoint(id, checkpoint, copy)
+                })
+                .await
+            }
+            Staged::Nothing | Staged::Checkpoint(..) | Staged::Cut(..) | Staged::Restore(_) => Ok(()),
+        }
+    }
+
+    async fn stage_restore(&self, id: SpriteId, checkpoint: CheckpointId) -> Result<(), DriverError> {
+        let mut staging = self.staging(id).await;
+        *staging = Staged::Nothing;
+        self.wanted(Verb::Restore, id, move |host, unwanted| {
+            host.stage_restore(id, checkpoint, unwanted)?;
+            *staging = Staged::Restore(checkpoint);
+            Ok(())
+        })
+        .await
+    }
+
+    async fn restore(
+        &self,
+        id: SpriteId,
+        checkpoint: CheckpointId,
+        replaced: CheckpointId,
+    ) -> Result<(), DriverError> {
+        let verb = Verb::Restore;
+        let mut staging = self.staging(id).await;
+        if self.work(verb, id, move |host| host.is_restored(id, replaced)).await? {
+            return Ok(());
+        }
+        let staged = std::mem::take(&mut *staging);
+        if !matches!(staged, Staged::Restore(staged) if staged == checkpoint) {
+            self.wanted(verb, id, move |host, unwanted| host.stage_restore(id, checkpoint, unwanted)).await?;
+        }
+        self.work(verb, id, move |host| {
+            let _until_its_end = staging;
+            host.restore(id, replaced)
+        })
+        .await
+    }
+
+    async fn forget_checkpoint(&self, id: SpriteId, checkpoint: CheckpointId) -> Result<(), DriverError> {
+        let staging = self.staging(id).await;
+        self.work(Verb::ForgetCheckpoint, id, move |host| {
+            let _until_its_end = staging;
+            host.forget_checkpoint(id, checkpoint)
+        })
+        .await
+    }
+
+    async fn fork(
+        &self,
+        source: SpriteId,
+        checkpoint: CheckpointId,
+        sprite: &SpriteSpec,
+    ) -> Result<(), DriverError> {
+        let (sprite, id) = (sprite.clone(), sprite.id);
+        let mut staging = self.staging(id).await;
+        self.wanted(Verb::Fork, id, move |host, unwanted| {
+            *staging = Staged::Nothing;
+            host.fork(source, checkpoint, &sprite, unwanted)
+        })
+        .await
     }
 }

@@ -1,7 +1,7 @@
 //! System calls that no dependency of ours wraps, each as a safe function.
 
 use std::{
-    ffi::CString,
+    ffi::{CStr, CString},
     io,
     os::{
         fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd},
@@ -16,6 +16,10 @@ pub(super) const MOUNT_READ_ONLY: u64 = libc::MOUNT_ATTR_RDONLY;
 pub(super) const MOUNT_NO_SUID: u64 = libc::MOUNT_ATTR_NOSUID;
 /// No device files.
 pub(super) const MOUNT_NO_DEVICES: u64 = libc::MOUNT_ATTR_NODEV;
+
+/// What the kernel allows for the names of a file's extended attributes, and for the value of one.
+const MOST_ATTRIBUTE_NAMES: usize = 64 << 10;
+const LONGEST_ATTRIBUTE: usize = 64 << 10;
 
 fn c_path(path: &Path) -> io::Result<CString> {
     CString::new(path.as_os_str().as_bytes()).map_err(|_| io::ErrorKind::InvalidInput.into())
@@ -150,4 +154,67 @@ pub(super) fn sync_file_system(path: &Path) -> io::Result<()> {
     let directory = std::fs::File::open(path)?;
     // SAFETY: takes a descriptor that lives for the length of the call.
     check(unsafe { libc::syncfs(directory.as_raw_fd()) }.into()).map(drop)
+}
+
+/// Makes `to` share the content of `from`, copy-on-write. Fails where the file system can't.
+pub(super) fn clone_file(from: BorrowedFd<'_>, to: BorrowedFd<'_>) -> io::Result<()> {
+    // SAFETY: takes two descriptors that live for the length of the call.
+    check(unsafe { libc::ioctl(to.as_raw_fd(), libc::FICLONE, from.as_raw_fd()) }.into()).map(drop)
+}
+
+/// Copies up to `length` bytes from an offset of one file to the same of the other, inside the kernel.
+pub(super) fn copy_range(
+    from: BorrowedFd<'_>,
+    to: BorrowedFd<'_>,
+    offset: i64,
+    length: usize,
+) -> io::Result<usize> {
+    let (mut read, mut written) = (offset, offset);
+    // SAFETY: takes descriptors that live for the length of the call, and two offsets of ours.
+    let copied = check(unsafe {
+        libc::copy_file_range(from.as_raw_fd(), &raw mut read, to.as_raw_fd(), &raw mut written, length, 0)
+            as libc::c_long
+    })?;
+    usize::try_from(copied).map_err(io::Error::other)
+}
+
+/// Whether a file system keeps everything in memory. There, writes through a mapping leave no trace in a
+/// file's times.
+pub(super) fn is_in_memory(path: BorrowedFd<'_>) -> io::Result<bool> {
+    // SAFETY: all zeros is a valid `statfs`.
+    let mut found: libc::statfs = unsafe { std::mem::zeroed() };
+    // SAFETY: a live descriptor, and a structure that the kernel fills in.
+    check(unsafe { libc::fstatfs(path.as_raw_fd(), &raw mut found) }.into())?;
+    Ok(found.f_type == libc::TMPFS_MAGIC)
+}
+
+/// The names of a file's extended attributes.
+pub(super) fn attribute_names(file: BorrowedFd<'_>) -> io::Result<Vec<CString>> {
+    let mut names = vec![0_u8; MOST_ATTRIBUTE_NAMES];
+    // SAFETY: the buffer is as long as told.
+    let length = unsafe { libc::flistxattr(file.as_raw_fd(), names.as_mut_ptr().cast(), names.len()) };
+    names.truncate(usize::try_from(check(length as libc::c_long)?).map_err(io::Error::other)?);
+    let names = names.split(|byte| *byte == 0).filter(|name| !name.is_empty());
+    names.map(|name| CString::new(name).map_err(io::Error::other)).collect()
+}
+
+/// The value of a file's extended attribute.
+pub(super) fn attribute(file: BorrowedFd<'_>, name: &CStr) -> io::Result<Vec<u8>> {
+    let mut value = vec![0_u8; LONGEST_ATTRIBUTE];
+    // SAFETY: the name is a C string, and the buffer is as long as told.
+    let length =
+        unsafe { libc::fgetxattr(file.as_raw_fd(), name.as_ptr(), value.as_mut_ptr().cast(), value.len()) };
+    value.truncate(usize::try_from(check(length as libc::c_long)?).map_err(io::Error::other)?);
+    value.shrink_to_fit();
+    Ok(value)
+}
+
+/// Sets an extended attribute of a file.
+pub(super) fn set_attribute(file: BorrowedFd<'_>, name: &CStr, value: &[u8]) -> io::Result<()> {
+    // SAFETY: the name is a C string, and the value is as long as told.
+    check(
+        unsafe { libc::fsetxattr(file.as_raw_fd(), name.as_ptr(), value.as_ptr().cast(), value.len(), 0) }
+            .into(),
+    )
+    .map(drop)
 }

@@ -38,6 +38,7 @@ const TTY_GROUP: u32 = 5;
 #[derive(Debug)]
 pub(super) struct Sources {
     disk: OwnedFd,
+    checkpoints: OwnedFd,
     trees: Vec<(PathBuf, OwnedFd)>,
     extra_trees: Vec<(PathBuf, OwnedFd)>,
     devices: Vec<(PathBuf, OwnedFd)>,
@@ -62,6 +63,7 @@ impl Sources {
         let hidden = HIDDEN.iter().map(Path::new).filter(|path| path.exists());
         Ok(Self {
             disk: clone(&plan.disk, sys::MOUNT_NO_SUID | sys::MOUNT_NO_DEVICES)?,
+            checkpoints: clone(&plan.checkpoints, read_only)?,
             trees: read_only_trees(&plan.host_trees)?,
             extra_trees: read_only_trees(&plan.extra_trees)?,
             devices: DEVICES
@@ -110,6 +112,9 @@ impl Sources {
             // The sprite may have put something else in the way.
             let _optional = directory(path).and_then(|()| sys::attach_mount(tree.as_fd(), path));
         }
+        let checkpoints = Path::new("/.sprite/checkpoints");
+        let _optional =
+            directory(checkpoints).and_then(|()| sys::attach_mount(self.checkpoints.as_fd(), checkpoints));
         for (path, device) in &self.devices {
             file(path)
                 .and_then(|()| sys::attach_mount(device.as_fd(), path))

@@ -19,6 +19,8 @@ pub(in super::super) struct Plan {
     pub(in super::super) hostname: String,
     /// The directory that becomes the sprite's root.
     pub(in super::super) disk: PathBuf,
+    /// The directory of the last checkpoints, which the sprite sees read-only.
+    pub(in super::super) checkpoints: PathBuf,
     /// Directories of the host that the sprite sees at the same place, read-only.
     pub(in super::super) host_trees: Vec<PathBuf>,
     /// More of them, without which it starts all the same.
