@@ -6,7 +6,7 @@ use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use clap_complete::ArgValueCandidates;
 
 use crate::commands::{
-    api, auth, checkpoint, completion, config, console, create, destroy, exec, info, list, org, proxy,
+    api, auth, checkpoint, completion, config, console, create, destroy, exec, fork, info, list, org, proxy,
     restart, services, sessions, sleep, upgrade, url, use_sprite, wake, why,
 };
 
@@ -98,6 +98,8 @@ pub(crate) enum Command {
     Checkpoint(checkpoint::Checkpoint),
     /// Bring back a checkpoint
     Restore(checkpoint::Restore),
+    /// Make a sprite with the disk of another one
+    Fork(fork::Args),
     /// Store a token for an API
     Login(auth::Login),
     /// Forget stored tokens
@@ -122,7 +124,7 @@ pub(crate) enum Command {
 const GROUPS: [(&str, &[&str]); 5] = [
     ("Sprites", &["create", "use", "list", "info", "url", "config", "destroy"]),
     ("Inside a sprite", &["exec", "console", "sessions", "attach", "proxy", "services"]),
-    ("Sleep and state", &["why", "sleep", "wake", "restart", "checkpoint", "restore"]),
+    ("Sleep and state", &["why", "sleep", "wake", "restart", "checkpoint", "restore", "fork"]),
     ("Account", &["login", "logout", "auth", "org"]),
     ("More", &["api", "completion", "upgrade", "version", "help"]),
 ];

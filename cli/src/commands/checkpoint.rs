@@ -1,4 +1,4 @@
-//! `sprite checkpoint` and `sprite restore`. The server does not offer them yet and says so (501).
+//! `sprite checkpoint` and `sprite restore`.
 
 use clap::Subcommand;
 use reqwest::Method;
@@ -11,28 +11,31 @@ use crate::{
     output::{self, ago, fields, table, text},
 };
 
-const LATER: &str = "\
+const EXAMPLES: &str = "\
 Examples:
   sprite checkpoint create --comment \"before the upgrade\"
   sprite checkpoint list
   sprite restore v1
+  sprite fork copy --checkpoint v1       a new sprite from it
 
-Checkpoints come with a later version of the server; until then it answers that it has none.";
+A checkpoint keeps the sprite's disk as it is, without stopping it. Inside, the last five can be read below
+/.sprite/checkpoints. Restoring one ends what runs in the sprite; the disk as it was until then becomes an
+automatic checkpoint (`--include-auto`).";
 
 /// What can be typed.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Checkpoint {
     /// Save the sprite's disk
-    #[command(after_help = LATER)]
+    #[command(after_help = EXAMPLES)]
     Create {
         /// What it is for
         #[arg(long, default_value = "", hide_default_value = true)]
         comment: String,
     },
     /// List checkpoints
-    #[command(visible_alias = "ls", after_help = LATER)]
+    #[command(visible_alias = "ls", after_help = EXAMPLES)]
     List {
-        /// Only those that this one descends from
+        /// Only this one and those that descend from it
         #[arg(long, value_name = "ID")]
         history: Option<String>,
         /// Also those that were made by themselves
@@ -40,25 +43,25 @@ pub(crate) enum Checkpoint {
         include_auto: bool,
     },
     /// Show one checkpoint
-    #[command(after_help = LATER)]
+    #[command(after_help = EXAMPLES)]
     Info {
         /// Its id
         id: String,
     },
     /// Delete a checkpoint
-    #[command(visible_alias = "rm", after_help = LATER)]
+    #[command(visible_alias = "rm", after_help = EXAMPLES)]
     Delete {
         /// Its id
         id: String,
     },
     /// Bring a checkpoint back
-    #[command(after_help = LATER)]
+    #[command(after_help = EXAMPLES)]
     Restore(Restore),
 }
 
 /// What can be typed.
 #[derive(Debug, clap::Args)]
-#[command(after_help = LATER)]
+#[command(after_help = EXAMPLES)]
 pub(crate) struct Restore {
     /// The checkpoint's id
     id: String,
@@ -89,7 +92,11 @@ pub(crate) async fn run(context: &Context, args: Checkpoint) -> Result<(), Error
         Checkpoint::Info { id } => {
             context.output.show(&api.call(Method::GET, one(&id), None).await?, |checkpoint| {
                 let shown = ["id", "create_time", "source_id", "comment"];
-                fields(&shown.map(|key| (key, text(checkpoint, key).to_owned())))
+                let mut shown: Vec<_> = shown.map(|key| (key, text(checkpoint, key).to_owned())).into();
+                let history = checkpoint["history"].as_array().into_iter().flatten();
+                let history: Vec<&str> = history.filter_map(Value::as_str).collect();
+                shown.push(("history", history.join(" ")));
+                fields(&shown)
             })
         }
         Checkpoint::Delete { id } => {

@@ -9,6 +9,7 @@ pub(crate) mod console;
 pub(crate) mod create;
 pub(crate) mod destroy;
 pub(crate) mod exec;
+pub(crate) mod fork;
 pub(crate) mod info;
 pub(crate) mod list;
 pub(crate) mod org;
@@ -48,6 +49,7 @@ pub(crate) async fn run(context: &Context, command: Command) -> Result<(), Error
         Command::Wake(args) => wake::run(context, args).await,
         Command::Restart(args) => restart::run(context, args).await,
         Command::Checkpoint(args) => checkpoint::run(context, args).await,
+        Command::Fork(args) => fork::run(context, args).await,
         Command::Restore(args) => checkpoint::restore(context, args).await,
         Command::Login(args) => auth::login(context, args).await,
         Command::Logout(args) => auth::logout(context, &args),

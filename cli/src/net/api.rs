@@ -161,7 +161,18 @@ impl Api {
         url: impl AsRef<str>,
         body: Option<Value>,
     ) -> Result<Value, Error> {
-        let answer = self.send(method, url, None, body.into(), Some(CALL_TIMEOUT)).await?;
+        self.call_within(CALL_TIMEOUT, method, url, body).await
+    }
+
+    /// The same, for what may take longer.
+    pub(crate) async fn call_within(
+        &self,
+        limit: Duration,
+        method: Method,
+        url: impl AsRef<str>,
+        body: Option<Value>,
+    ) -> Result<Value, Error> {
+        let answer = self.send(method, url, None, body.into(), Some(limit)).await?;
         let text = answer.text().await.map_err(|error| self.unreachable(&error))?;
         Ok(serde_json::from_str(&text).unwrap_or(Value::Null))
     }
