@@ -5,10 +5,6 @@ export default async function later({ client, name }) {
   const sprite = client.sprite(name);
   const not_yet = /501|not offer|not_implemented/i;
   for (const [what, call] of Object.entries({
-    createCheckpoint: () => sprite.createCheckpoint('why'),
-    listCheckpoints: () => sprite.listCheckpoints(),
-    getCheckpoint: () => sprite.getCheckpoint('v1'),
-    restoreCheckpoint: () => sprite.restoreCheckpoint('v1'),
     getNetworkPolicy: () => sprite.getNetworkPolicy(),
     updateNetworkPolicy: () => sprite.updateNetworkPolicy({ rules: [{ domain: '*', action: 'allow' }] }),
     getPrivilegesPolicy: () => sprite.getPrivilegesPolicy(),

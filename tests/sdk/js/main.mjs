@@ -10,6 +10,7 @@ import files from './files.mjs';
 import proxy from './proxy.mjs';
 import ports from './ports.mjs';
 import services from './services.mjs';
+import checkpoints from './checkpoints.mjs';
 import later from './later.mjs';
 import errors from './errors.mjs';
 import rules from './rules.mjs';
@@ -18,7 +19,6 @@ const [baseURL, token, table] = process.argv.slice(2);
 // What can't be called here, and why: see docs/compatibility.md.
 const EXCUSED = [
   /^(ControlConnection|OpConn)\./, // there are no control connections
-  /^(CheckpointStream|RestoreStream)\./, // there are no checkpoints yet
   /^SpritesClient\.createToken$/, // the vendor's host is written into it
 ];
 
@@ -26,7 +26,7 @@ harness.watchCalls();
 const client = new SpritesClient(token, { baseURL });
 const world = { client, baseURL, token, name: `js-${Date.now()}` };
 const failures = [];
-for (const area of [sprites, exec, sessions, files, proxy, ports, services, later, errors, rules]) {
+for (const area of [sprites, exec, sessions, files, proxy, ports, services, checkpoints, later, errors, rules]) {
   const [before, began] = [harness.checks, Date.now()];
   try {
     await area(world);

@@ -178,14 +178,33 @@ async def services(client, name, make):
     equal("deleted services are gone", await go(sprite.list_services()), [])
 
 
+async def checkpoints(client, name, make):
+    sprite = client.sprite(name)
+    path = sprite.filesystem("/home/sprite") / "checkpointed"
+    equal("a new sprite has no checkpoints", await go(sprite.list_checkpoints()), [])
+    await go(path.write_text("one"))
+    told = await collect_or_go(sprite.create_checkpoint("the first"))
+    check("taking one is told step by step", told[0].type == "info" and told[-1].type == "complete" and "v0" in told[-1].data)
+    await go(path.write_text("two"))
+    await collect_or_go(sprite.create_checkpoint())
+    listed = await go(sprite.list_checkpoints())
+    equal("both are listed, the oldest first", [(one.id, one.comment or "") for one in listed], [("v0", "the first"), ("v1", "")])
+    check("with the times at which they were taken", listed[0].create_time <= listed[1].create_time and listed[0].create_time.tzinfo)
+    equal("what descends from one", [one.id for one in await go(sprite.list_checkpoints("v1"))], ["v1"])
+    one = await go(sprite.get_checkpoint("v1"))
+    equal("one can be read", (one.id, one.history), ("v1", ["v0"]))
+    await refused("an unknown one is not found", Exception, lambda: sprite.get_checkpoint("v9"), lambda error: "404" in str(error) or "not found" in str(error).lower())
+    await refused("nor can it be restored", Exception, lambda: collect_or_go(sprite.restore_checkpoint("v9")))
+    await go(path.write_text("three"))
+    told = await collect_or_go(sprite.restore_checkpoint("v0"))
+    equal("a restore is told, too", told[-1].type, "complete")
+    equal("the disk is as it was", await go(path.read_text()), "one")
+
+
 async def later(client, name, make):
     sprite = client.sprite(name)
     not_yet = lambda error: "501" in str(error) or "not offer" in str(error) or getattr(error, "status_code", 0) == 501
     for what, call in {
-        "list_checkpoints": sprite.list_checkpoints,
-        "get_checkpoint": lambda: sprite.get_checkpoint("v1"),
-        "create_checkpoint": lambda: sprite.create_checkpoint("why"),
-        "restore_checkpoint": lambda: sprite.restore_checkpoint("v1"),
         "get_network_policy": sprite.get_network_policy,
         "update_network_policy": lambda: sprite.update_network_policy(NetworkPolicy(rules=[PolicyRule(domain="*", action="allow")])),
     }.items():

@@ -39,7 +39,7 @@ class Make:
 async def surface(kind: type, failures: list[str]) -> None:
     make = Make(kind)
     client, name = make(), f"py-{time.time_ns()}"
-    for area in (areas.sprites, areas.commands, areas.sessions, areas.files, areas.services, areas.later, areas.control):
+    for area in (areas.sprites, areas.commands, areas.sessions, areas.files, areas.services, areas.checkpoints, areas.later, areas.control):
         before, began = harness.checks, time.monotonic()
         label = f"{kind.__name__} {area.__name__}"
         try:

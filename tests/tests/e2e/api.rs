@@ -164,9 +164,7 @@ async fn control_is_404_and_what_is_not_there_yet_is_501() -> anyhow::Result<()>
     let world = World::start(Options::default()).await?;
     world.create("later", "public").await?;
     is_clear(&send(&world, "GET", "/v1/sprites/later/control", "").await?, 404)?;
-    for (method, path) in
-        [("POST", "checkpoint"), ("GET", "checkpoints"), ("GET", "policy/network"), ("GET", "tasks")]
-    {
+    for (method, path) in [("POST", "policy/network"), ("GET", "policy/network"), ("GET", "tasks")] {
         is_clear(&send(&world, method, &format!("/v1/sprites/later/{path}"), "").await?, 501)?;
     }
     assert_eq!(world.status("later").await?, "cold");

@@ -67,11 +67,11 @@ async fn a_client_that_leaves_while_it_is_held_frees_its_place_and_the_sprite_sl
 async fn reading_about_a_sprite_does_not_wake_it() -> anyhow::Result<()> {
     let world = World::start(Options::default()).await?;
     world.create("still", "public").await?;
-    for path in ["", "/why", "/check", "/control"] {
+    for path in ["", "/why", "/check", "/control", "/checkpoints", "/checkpoints/v0"] {
         world.call("GET", &format!("/v1/sprites/still{path}"), None).await?;
     }
     world.call("GET", "/v1/sprites", None).await?;
-    for path in ["checkpoints", "checkpoint", "policy/network", "tasks"] {
+    for path in ["policy/network", "tasks"] {
         let (status, answer) = world.call("GET", &format!("/v1/sprites/still/{path}"), None).await?;
         ensure!(status == 501 && answer["error"] == "not_implemented", "{path}: {status} {answer}");
     }

@@ -38,7 +38,7 @@ async fn a_sprite_knows_itself_and_manages_its_services() -> anyhow::Result<()> 
 
     for (arguments, expected) in [
         (&["services", "get", "none"][..], "none"),
-        (&["checkpoints", "list"], "checkpoints"),
+        (&["checkpoints", "get", "v7"], "v7"),
         (&["curl", "/v1/tasks"], "tasks"),
         (&["curl", "/nothing/here"], "/nothing/here"),
     ] {

@@ -4,6 +4,7 @@
 mod activity;
 mod api;
 mod auth;
+mod checkpoints;
 mod cli;
 mod command;
 mod connections;
