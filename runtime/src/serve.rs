@@ -71,6 +71,7 @@ async fn serve(runtime: &Arc<Runtime>, shutdown: &Arc<Shutdown>, mut stream: Uni
             return dial(runtime, &request, stream).await;
         }
         // Whom they are for is only known when the answer has been given.
+        Ok((Request::Sync, _)) => return sync(runtime, stream).await,
         Ok((Request::Woken(woken), _)) => return wake(runtime, &woken, stream).await,
         Ok((Request::Dial(_), _)) => "bytes followed it before it was answered".to_owned(),
         Err(error) if error.kind() == io::ErrorKind::InvalidData => error.to_string(),
@@ -88,6 +89,18 @@ async fn wake(runtime: &Runtime, woken: &Woken, mut stream: UnixStream) -> io::R
             Err(error) => bad_request(format!("the clock could not be set: {error}")),
         },
         false => bad_request("the clock is the host's own".to_owned()),
+    };
+    answer(&mut stream, &reply).await
+}
+
+/// Somebody is about to look at the machine's disk.
+async fn sync(runtime: &Runtime, mut stream: UnixStream) -> io::Result<()> {
+    let reply = match runtime.is_a_machine() {
+        true => {
+            tokio::task::spawn_blocking(nix::unistd::sync).await.map_err(io::Error::other)?;
+            Answer::Ok { port: None }
+        }
+        false => bad_request("the disk is the host's own".to_owned()),
     };
     answer(&mut stream, &reply).await
 }

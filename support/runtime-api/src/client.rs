@@ -99,9 +99,25 @@ async fn dial_unbounded(address: &Address, request: &DialRequest) -> Result<Dial
 /// # Cancel safety
 /// A dropped future leaves it told or not; tell it again.
 pub async fn tell_woken(address: &Address, woken: &Woken, limit: Duration) -> Result<(), DialError> {
+    ask(address, &Request::Woken(woken.clone()), limit).await
+}
+
+/// Has the runtime of a virtual machine write to its disk what its programs have written. Returns when it has.
+///
+/// # Errors
+/// See [`DialError`].
+///
+/// # Cancel safety
+/// Cancel safe: it goes on by itself.
+pub async fn ask_sync(address: &Address, limit: Duration) -> Result<(), DialError> {
+    ask(address, &Request::Sync, limit).await
+}
+
+/// One request that is answered with yes or no.
+async fn ask(address: &Address, request: &Request, limit: Duration) -> Result<(), DialError> {
     let told = async {
         let mut stream = open(address).await.map_err(DialError::Unreachable)?;
-        let line = to_line(&Request::Woken(woken.clone()))?;
+        let line = to_line(request)?;
         stream.write_all(&line).await.map_err(DialError::Unreachable)?;
         match receive_answer(&stream).await? {
             (Answer::Ok { .. }, _) => Ok(()),

@@ -8,6 +8,7 @@
 //!   (`SCM_RIGHTS`) and the stream is done: no byte of the connection is copied by anyone.
 //! - [`Request::Dial`] without: the stream itself becomes the connection, relayed by the runtime.
 //! - [`Request::Woken`]: a virtual machine learns the time after a sleep; the answer says that it has.
+//! - [`Request::Sync`]: a virtual machine writes everything to its disk; the answer says that it has.
 //! - [`Request::Control`]: a line-delimited stream of [`Command`]s in and [`Event`]s out. A newer
 //!   control stream replaces an older one.
 //!
@@ -17,7 +18,8 @@ mod client;
 mod wire;
 
 pub use client::{
-    Address, CommandWriter, ControlStream, DialError, Dialed, EventReader, dial, open_control, tell_woken,
+    Address, CommandWriter, ControlStream, DialError, Dialed, EventReader, ask_sync, dial, open_control,
+    tell_woken,
 };
 pub use wire::{
     Activity, ActivityKind, Answer, Command, Configuration, DialRefusal, DialRequest, Event, ListeningPort,

@@ -24,6 +24,8 @@ pub enum Request {
     Dial(DialRequest),
     /// Become the control stream.
     Control,
+    /// To the runtime of a virtual machine: write everything to the disk that its programs have written.
+    Sync,
     /// To the runtime of a virtual machine: it slept, or was made from another one's memory.
     Woken(Woken),
 }

@@ -4,8 +4,8 @@
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
-use serde_json::Value;
-use test_support::{Driver, Options, World, eventually};
+use serde_json::{Value, json};
+use test_support::{Driver, Options, SpriteUrl, World, eventually};
 
 const SOON: Duration = Duration::from_secs(30);
 
@@ -131,5 +131,59 @@ async fn a_destroyed_machine_leaves_nothing() -> anyhow::Result<()> {
         let files = world.state_dir().join("sprites").join(&id);
         eventually(SOON, || async { Ok(!files.exists()) }).await?;
     }
+    world.stop().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_checkpoint_is_what_was_written_and_costs_neither_a_copy_nor_the_memory() -> anyhow::Result<()> {
+    let world = World::start(machines()).await?;
+    let sprite = world.create_with_backend("kept", "public").await?;
+    let last = async |sprite: &SpriteUrl| -> anyhow::Result<u64> {
+        let rows = world.get(sprite, "/rows").await?.json()?;
+        ensure!(rows["integrity"] == "ok", "{rows}");
+        rows["last"].as_u64().context("a row")
+    };
+    let checkpoint = async || -> anyhow::Result<()> {
+        let (status, answer) = world.call("POST", "/v1/sprites/kept/checkpoint", Some(json!({}))).await?;
+        ensure!(status == 200 && answer["type"] == "complete", "{status} {answer}");
+        Ok(())
+    };
+    let nonce = world.get(&sprite, "/nonce").await?.json()?["nonce"].clone();
+    // Awake, paused and suspended: v0, v1 and v2.
+    for (row, depth) in [(1, ""), (2, "warm"), (3, "suspended")] {
+        world.get(&sprite, &format!("/insert?id={row}")).await?;
+        if !depth.is_empty() {
+            world.sleep("kept", depth).await?;
+        }
+        checkpoint().await?;
+        if !depth.is_empty() {
+            assert_eq!(phase(&world, "kept").await?, if depth == "warm" { "paused" } else { depth });
+        }
+        assert_eq!(world.get(&sprite, "/nonce").await?.json()?["nonce"], nonce, "{depth:?}");
+    }
+    world.get(&sprite, "/insert?id=4").await?;
+    for (id, row) in [("v1", 2), ("v0", 1), ("v2", 3)] {
+        let path = format!("/v1/sprites/kept/checkpoints/{id}/restore");
+        let (status, answer) = world.call("POST", &path, None).await?;
+        ensure!(status == 200 && answer["type"] == "complete", "{id}: {status} {answer}");
+        assert_eq!(last(&sprite).await?, row, "{id}");
+    }
+    let fork = json!({ "name": "fork", "fork": { "sprite": "kept", "checkpoint": "v1" }, "url_settings": { "auth": "public" } });
+    let (status, answer) = world.call("POST", "/v1/sprites", Some(fork)).await?;
+    ensure!(status == 201, "{status} {answer}");
+    let host = answer["url"].as_str().and_then(|url| url.split(['/', ':']).nth(3)).context("a url")?;
+    let fork = SpriteUrl { host: host.to_owned(), name: "fork".to_owned() };
+    assert_eq!(last(&fork).await?, 2);
+    world.get(&fork, "/insert?id=9").await?;
+    assert_eq!(last(&sprite).await?, 3, "neither writes into the other");
+    // v2 is what the disk descends from.
+    for id in ["v0", "v1"] {
+        let (status, answer) =
+            world.call("DELETE", &format!("/v1/sprites/kept/checkpoints/{id}"), None).await?;
+        ensure!(status == 204, "{id}: {status} {answer}");
+    }
+    world.sleep("kept", "cold").await?;
+    world.sleep("fork", "cold").await?;
+    assert_eq!((last(&sprite).await?, last(&fork).await?), (3, 9), "what they stand on stays");
     world.stop().await
 }

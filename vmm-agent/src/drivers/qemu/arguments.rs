@@ -45,6 +45,7 @@ pub(super) struct Machine<'a> {
     pub(super) size: Size,
     pub(super) egress: Egress,
     pub(super) name: &'a str,
+    pub(super) disk: &'a Path,
     pub(super) kernel: &'a Path,
     pub(super) initramfs: &'a Path,
     /// The speed of the host's time stamp counter, which a small machine has nothing to measure with.
@@ -79,14 +80,7 @@ impl Machine<'_> {
             "-device",
             format!("virtserialport,chardev=mux,name={},nr=1", runtime_api::SERIAL_PORT_NAME),
         );
-        words.add(
-            "-blockdev",
-            format!(
-                "driver=qcow2,node-name=disk,discard=unmap,detect-zeroes=unmap,\
-                 file.driver=file,file.filename={}",
-                text(&files.disk())
-            ),
-        );
+        words.add("-blockdev", block_device(self.disk));
         words.add("-device", format!("virtio-blk-{bus},drive=disk"));
         words.add("-object", "rng-random,id=rng,filename=/dev/urandom".into());
         words.add("-device", format!("virtio-rng-{bus},rng=rng"));
@@ -150,6 +144,22 @@ impl Run {
     }
 }
 
+/// How the words for the disk begin.
+const DISK_NODE: &str = "driver=qcow2,node-name=disk,";
+
+fn block_device(disk: &Path) -> String {
+    format!("{DISK_NODE}discard=unmap,detect-zeroes=unmap,file.driver=file,file.filename={}", text(disk))
+}
+
+/// The words of the same machine with another file for its disk: a checkpoint was taken while it slept.
+pub(super) fn with_disk(machine: &[String], disk: &Path) -> Vec<String> {
+    let word = |word: &String| match word.starts_with(DISK_NODE) {
+        true => block_device(disk),
+        false => word.clone(),
+    };
+    machine.iter().map(word).collect()
+}
+
 struct Words(Vec<String>);
 
 impl Words {
@@ -180,6 +190,7 @@ mod tests {
             size,
             egress,
             name: "web",
+            disk: Path::new("/layers/1.qcow2"),
             kernel: Path::new("/images/a,b/vmlinux"),
             initramfs: Path::new("/images/initramfs"),
             tsc_khz: Some(2_000_000),
@@ -212,5 +223,8 @@ mod tests {
         assert!(run.windows(made.len()).any(|part| part == made));
         assert!(run.ends_with(&["-incoming".into(), "defer".into(), "-S".into()]));
         assert!(made.contains(&"/images/a,,b/vmlinux".to_owned()));
+        let moved = with_disk(&made, Path::new("/layers/2.qcow2"));
+        assert_eq!(moved.iter().zip(&made).filter(|(one, other)| one != other).count(), 1);
+        assert!(moved.join(" ").contains("filename=/layers/2.qcow2"));
     }
 }

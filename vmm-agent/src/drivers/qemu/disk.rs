@@ -1,12 +1,20 @@
-//! A sprite's disk: what it has changed of its image.
+//! A sprite's disk: what it has changed of its image, in [layers](super::layers).
 
-use std::{fs, io, path::Path, process::Stdio, time::Duration};
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+    process::Stdio,
+    time::Duration,
+};
 
+use ids::CheckpointId;
+use serde_json::{Value, json};
 use tokio::{process::Command, time::timeout};
 
 use super::{
+    layers::{Layer, Layers},
     layout::Files,
-    machine::{Failure, failed},
+    machine::{Failure, Machine, failed},
 };
 use crate::drivers::{
     files::{remove_if_there, sync_directory},
@@ -16,30 +24,187 @@ use crate::drivers::{
 /// How long QEMU's tool may take to write a few headers.
 const TOOL_LIMIT: Duration = Duration::from_secs(30);
 
+/// What QEMU calls a layer that was put on while the machine ran; its number follows.
+const LAYER_NODE: &str = "layer-";
+
 /// Makes the disk, if there is none: a difference to the root filesystem `base`, which never changes. Its device is
 /// as large as the sprite may fill; the runtime grows the file system to it.
 pub(super) async fn make(files: &Files, tool: &Path, base: &Path, size: Size) -> Result<(), Failure> {
-    for directory in [files.root().to_owned(), files.run(), files.memory()] {
-        fs::create_dir_all(directory).map_err(failed("make its directory"))?;
-    }
-    if files.disk().try_exists().map_err(failed("look for its disk"))? {
+    make_directories(files)?;
+    if read(files)?.is_some() {
         return Ok(());
     }
-    let unfinished = files.unfinished_disk();
-    remove_if_there(&unfinished).map_err(failed("remove a disk that was left half made"))?;
-    let size = format!("{}G", size.disk_gib);
-    let base = base.to_string_lossy();
-    let path = unfinished.to_string_lossy();
-    run(tool, &["create", "-q", "-f", "qcow2", "-F", "raw", "-b", &base, &path, &size]).await?;
-    let named = fs::File::open(&unfinished)
-        .and_then(|disk| disk.sync_all())
-        .and_then(|()| fs::rename(&unfinished, files.disk()))
-        .and_then(|()| sync_directory(files.root()));
-    named.map_err(failed("give its disk a name"))
+    let layers = Layers::new();
+    create(files, tool, layers.active(), &base.to_string_lossy(), "raw", &format!("{}G", size.disk_gib))
+        .await?;
+    layers.commit(files).map_err(failed("write down its disk"))
+}
+
+fn make_directories(files: &Files) -> Result<(), Failure> {
+    for directory in [files.layers(), files.run(), files.memory()] {
+        fs::create_dir_all(directory).map_err(failed("make its directory"))?;
+    }
+    Ok(())
+}
+
+fn read(files: &Files) -> Result<Option<Layers>, Failure> {
+    Layers::read(files).map_err(failed("read which layers its disk has"))
+}
+
+/// The file that the sprite writes. A machine must be given it by this name and no other: QEMU opens it by its name
+/// again when a checkpoint makes it read-only.
+pub(super) fn active(files: &Files) -> Result<PathBuf, Failure> {
+    Ok(Layers::path(files, layers(files)?.active()))
+}
+
+/// The layers of a disk that must be there.
+fn layers(files: &Files) -> Result<Layers, Failure> {
+    read(files)?.ok_or_else(|| Failure::new("find its disk (it is prepared first)", io::ErrorKind::NotFound))
+}
+
+/// Removes what was cut short: layers that were made and not written down.
+pub(super) fn tidy(files: &Files) -> Result<(), Failure> {
+    let Some(layers) = read(files)? else { return Ok(()) };
+    layers.sweep(files).map_err(failed("tidy up its disk"))
+}
+
+/// Keeps the disk as it is now under a name. A machine that runs has written everything out, and stands still.
+pub(super) async fn checkpoint(
+    files: &Files,
+    tool: &Path,
+    machine: Option<&Machine>,
+    id: &CheckpointId,
+) -> Result<(), Failure> {
+    let before = layers(files)?;
+    if before.checkpoint(id).is_some() {
+        return Ok(());
+    }
+    let after = before.cut(id);
+    over(files, tool, after.active(), before.active()).await?;
+    let Some(machine) = machine else {
+        return after.commit(files).map_err(failed("write down the checkpoint"));
+    };
+    // From here on the next start opens the new layer. The machine, which stands still, writes nothing until it has
+    // changed over as well; the checkpoint is there when it can't change any more.
+    let mut uncut = after.clone();
+    uncut.forget(id);
+    uncut.commit(files).map_err(failed("write down the new layer"))?;
+    let mut monitor = machine.monitor().lock().await;
+    let nodes = monitor.command("query-named-block-nodes", json!({"flat": true})).await?;
+    let node = top_node(&nodes);
+    let arguments = json!({
+        "node-name": node,
+        "snapshot-file": Layers::path(files, after.active()),
+        "snapshot-node-name": format!("{LAYER_NODE}{}", after.active().number()),
+        "mode": "existing",
+        "format": "qcow2",
+    });
+    monitor.command("blockdev-snapshot-sync", arguments).await?;
+    drop(monitor);
+    fs::File::open(Layers::path(files, before.active()))
+        .and_then(|layer| layer.sync_all())
+        .map_err(failed("write the checkpoint out"))?;
+    after.commit(files).map_err(failed("write down the checkpoint"))
+}
+
+/// The node that the machine writes its disk through: the layer that was put on last, or the one that it was started
+/// with. (What QEMU says of its devices names none for a disk of this kind, and what it says of nodes leaves those below
+/// writable at times.)
+fn top_node(nodes: &Value) -> String {
+    let names = nodes.as_array().into_iter().flatten().filter_map(|node| node["node-name"].as_str());
+    let ours = names.filter_map(|name| name.strip_prefix(LAYER_NODE)?.parse::<u32>().ok());
+    ours.max().map_or_else(|| "disk".to_owned(), |layer| format!("{LAYER_NODE}{layer}"))
+}
+
+/// Makes the disk what it was at a checkpoint; what it was until now becomes the checkpoint `replaced`.
+pub(super) async fn restore(
+    files: &Files,
+    tool: &Path,
+    of: &CheckpointId,
+    replaced: &CheckpointId,
+) -> Result<Option<()>, Failure> {
+    let before = layers(files)?;
+    if before.checkpoint(replaced).is_some() {
+        return Ok(Some(()));
+    }
+    let Some(layer) = before.checkpoint(of) else { return Ok(None) };
+    let after = before.back_to(layer, replaced);
+    over(files, tool, after.active(), layer).await?;
+    after.commit(files).map_err(failed("write down the restored disk"))?;
+    Ok(Some(()))
+}
+
+/// Forgets a checkpoint, and removes what nothing stands on any more.
+pub(super) fn forget_checkpoint(files: &Files, id: &CheckpointId) -> Result<(), Failure> {
+    let Some(before) = read(files)? else { return Ok(()) };
+    let after = before.without(id);
+    if after != before {
+        after.commit(files).map_err(failed("write down that the checkpoint is gone"))?;
+    }
+    after.sweep(files).map_err(failed("remove the checkpoint's files"))
+}
+
+/// Makes a new sprite's disk from a checkpoint of another one. They share what is below.
+pub(super) async fn fork(
+    source: &Files,
+    tool: &Path,
+    of: &CheckpointId,
+    files: &Files,
+) -> Result<Option<()>, Failure> {
+    make_directories(files)?;
+    if read(files)?.is_some() {
+        return Ok(Some(()));
+    }
+    let theirs = layers(source)?;
+    let Some(layer) = theirs.checkpoint(of) else { return Ok(None) };
+    let ours = theirs.fork(layer);
+    for shared in theirs.chain(layer) {
+        let to = Layers::path(files, shared);
+        remove_if_there(&to).map_err(failed("remove what an interrupted fork left"))?;
+        fs::hard_link(Layers::path(source, shared), to).map_err(failed("share the checkpoint's files"))?;
+    }
+    over(files, tool, ours.active(), layer).await?;
+    ours.commit(files).map_err(failed("write down its disk"))?;
+    Ok(Some(()))
+}
+
+/// Makes a layer over another one.
+async fn over(files: &Files, tool: &Path, layer: Layer, below: Layer) -> Result<(), Failure> {
+    let size = virtual_size(&Layers::path(files, below)).map_err(failed("read the size of its disk"))?;
+    create(files, tool, layer, &below.file(), "qcow2", &size.to_string()).await
+}
+
+/// Makes a layer's file. What is below is not looked at: it may be in use.
+async fn create(
+    files: &Files,
+    tool: &Path,
+    layer: Layer,
+    below: &str,
+    format: &str,
+    size: &str,
+) -> Result<(), Failure> {
+    let path = Layers::path(files, layer);
+    remove_if_there(&path).map_err(failed("remove a layer that was left half made"))?;
+    let text = path.to_string_lossy();
+    run(tool, &["create", "-q", "-u", "-f", "qcow2", "-F", format, "-b", below, &text, size]).await?;
+    fs::File::open(&path)
+        .and_then(|file| file.sync_all())
+        .and_then(|()| sync_directory(&files.layers()))
+        .map_err(failed("write its disk out"))
+}
+
+/// The size of a qcow2 file's device, in bytes, from its header.
+fn virtual_size(path: &Path) -> io::Result<u64> {
+    use std::os::unix::fs::FileExt as _;
+    /// Where the header says it, as a big-endian number.
+    const SIZE_AT: u64 = 24;
+    let mut size = [0; 8];
+    fs::File::open(path)?.read_exact_at(&mut size, SIZE_AT)?;
+    Ok(u64::from_be_bytes(size))
 }
 
 /// Runs QEMU's tool for disk images.
-pub(super) async fn run(tool: &Path, arguments: &[&str]) -> Result<(), Failure> {
+async fn run(tool: &Path, arguments: &[&str]) -> Result<(), Failure> {
     let name = || format!("run {} {}", tool.display(), arguments.join(" "));
     let output = Command::new(tool).args(arguments).stdin(Stdio::null()).kill_on_drop(true).output();
     let output = timeout(TOOL_LIMIT, output)
@@ -51,4 +216,17 @@ pub(super) async fn run(tool: &Path, arguments: &[&str]) -> Result<(), Failure> 
     }
     let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
     Err(Failure::new(name(), io::Error::other(said)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_checkpoint_is_made_of_what_the_machine_writes() {
+        let nodes =
+            |names: &[&str]| -> Value { names.iter().map(|name| json!({ "node-name": name })).collect() };
+        assert_eq!(top_node(&nodes(&["#block123", "disk"])), "disk");
+        assert_eq!(top_node(&nodes(&["disk", "layer-9", "#block7", "layer-10", "layer-2"])), "layer-10");
+    }
 }

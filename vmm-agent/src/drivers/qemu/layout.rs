@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! {state}/sprites/{id}/
-//!   disk.qcow2        what the sprite has changed of its image
+//!   layers.json       which layers its disk has
+//!   layers/           what it has changed of its image, layer by layer
 //!   memory/
 //!     ram             its memory, while it runs and while it is suspended
 //!     state           its devices and CPUs: there only while it is suspended
@@ -87,12 +88,11 @@ impl Files {
     pub(super) fn root(&self) -> &Path {
         &self.root
     }
-    pub(super) fn disk(&self) -> PathBuf {
-        self.root.join("disk.qcow2")
+    pub(super) fn layers(&self) -> PathBuf {
+        self.root.join("layers")
     }
-    /// Where a disk is made before it is given its name.
-    pub(super) fn unfinished_disk(&self) -> PathBuf {
-        self.root.join("disk.unfinished")
+    pub(super) fn layers_record(&self) -> PathBuf {
+        self.root.join("layers.json")
     }
     pub(super) fn memory(&self) -> PathBuf {
         self.root.join("memory")

@@ -9,6 +9,7 @@
 mod arguments;
 mod channel;
 mod disk;
+mod layers;
 mod layout;
 mod machine;
 mod memory;
@@ -26,8 +27,8 @@ use std::{
 use agent_api::{Capabilities, lease::Endpoint};
 use async_trait::async_trait;
 use dashmap::DashMap;
-use ids::{Epoch, SpriteId};
-use runtime_api::{Address, Command, open_control};
+use ids::{CheckpointId, Epoch, SpriteId};
+use runtime_api::{Address, Command, ask_sync, open_control};
 use tokio::{task::spawn_blocking, time::timeout};
 use tracing::{debug, info, warn};
 
@@ -47,6 +48,10 @@ pub(crate) const NAME: &str = "qemu";
 const ASK_LIMIT: Duration = Duration::from_secs(2);
 /// What a machine may need beyond the grace of its processes: to write out its disk.
 const POWER_OFF_LIMIT: Duration = Duration::from_secs(5);
+/// How long it may take before a pause, which a request may be waiting for the end of.
+const PAUSE_SYNC_LIMIT: Duration = Duration::from_secs(2);
+/// How long a machine may take to write everything to its disk before a checkpoint.
+const SYNC_LIMIT: Duration = Duration::from_secs(60);
 /// How long a state that was being loaded when the agent was killed may take to be.
 const LOAD_LIMIT: Duration = Duration::from_secs(5);
 /// The pause between two looks at it.
@@ -143,6 +148,7 @@ impl QemuDriver {
             size: self.settings.size().of(sprite.resources, self.host),
             egress: self.settings.egress,
             name: sprite.name.as_str(),
+            disk: &disk::active(&files)?,
             kernel: &image.kernel_elf(),
             initramfs: &image.initramfs(),
             tsc_khz: self.tsc_khz,
@@ -164,7 +170,8 @@ impl QemuDriver {
         };
         self.check_room(&files)?;
         let began = std::time::Instant::now();
-        let machine = Machine::spawn(&self.settings.program, &manifest.machine, true, &files).await?;
+        let words = arguments::with_disk(&manifest.machine, &disk::active(&files)?);
+        let machine = Machine::spawn(&self.settings.program, &words, true, &files).await?;
         let spawned = began.elapsed();
         {
             use std::os::fd::AsFd as _;
@@ -185,6 +192,7 @@ impl QemuDriver {
     /// Finds what an earlier agent left of a sprite.
     async fn find(&self, id: SpriteId) -> Result<Option<Adopted>, Failure> {
         let files = self.layout.sprite(id);
+        disk::tidy(&files)?;
         let Some(machine) = Machine::find(&files).await? else {
             machine::end_unknown(&files).await;
             machine::clean(&files).map_err(failed("remove what its last run left"))?;
@@ -260,6 +268,27 @@ impl QemuDriver {
         Ok(())
     }
 
+    /// Keeps the disk as it is at one instant, in which the machine stands still.
+    async fn cut(&self, id: SpriteId, checkpoint: &CheckpointId) -> Result<(), Failure> {
+        let files = self.layout.sprite(id);
+        let tool = &self.settings.image_program;
+        let Some(machine) = self.machine(id) else {
+            return disk::checkpoint(&files, tool, None, checkpoint).await;
+        };
+        let runs = machine.monitor().lock().await.status().await? == "running";
+        if !runs {
+            return disk::checkpoint(&files, tool, Some(&machine), checkpoint).await;
+        }
+        ask_sync(&Address::Vsock(files.vsock()), SYNC_LIMIT)
+            .await
+            .map_err(|error| Failure::new("write its disk out", io::Error::other(error)))?;
+        machine.pause().await?;
+        let cut = disk::checkpoint(&files, tool, Some(&machine), checkpoint).await;
+        machine.unpause().await?;
+        machine.tell_woken(&files).await?;
+        cut
+    }
+
     async fn put_on_disk(&self, id: SpriteId, machine: &Machine) -> Result<(), Failure> {
         let files = self.layout.sprite(id);
         self.check_room(&files)?;
@@ -304,7 +333,7 @@ impl Driver for QemuDriver {
     }
 
     fn capabilities(&self, _: SpriteId) -> Capabilities {
-        Capabilities { pause: true, suspend: true, checkpoint: false }
+        Capabilities { pause: true, suspend: true, checkpoint: true }
     }
 
     fn endpoint(&self, id: SpriteId) -> Endpoint {
@@ -329,7 +358,13 @@ impl Driver for QemuDriver {
     }
 
     async fn pause(&self, id: SpriteId) -> Result<(), DriverError> {
-        self.running(Verb::Pause, id)?.pause().await.map_err(error(Verb::Pause, id))
+        let machine = self.running(Verb::Pause, id)?;
+        // So that its disk, which may be all that is left of it or be kept as a checkpoint, has what its programs wrote.
+        if let Err(error) = ask_sync(&Address::Vsock(self.layout.sprite(id).vsock()), PAUSE_SYNC_LIMIT).await
+        {
+            debug!(sprite = %id, %error, "A machine did not write its disk out before it was paused");
+        }
+        machine.pause().await.map_err(error(Verb::Pause, id))
     }
 
     async fn resume(&self, id: SpriteId) -> Result<Resumed, DriverError> {
@@ -349,6 +384,44 @@ impl Driver for QemuDriver {
     async fn suspend(&self, id: SpriteId) -> Result<(), DriverError> {
         let machine = self.running(Verb::Suspend, id)?;
         self.put_on_disk(id, &machine).await.map_err(error(Verb::Suspend, id))
+    }
+
+    async fn checkpoint(&self, id: SpriteId, checkpoint: CheckpointId) -> Result<(), DriverError> {
+        self.cut(id, &checkpoint).await.map_err(error(Verb::Checkpoint, id))
+    }
+
+    async fn restore(
+        &self,
+        id: SpriteId,
+        checkpoint: CheckpointId,
+        replaced: CheckpointId,
+    ) -> Result<(), DriverError> {
+        let verb = Verb::Restore;
+        if self.machine(id).is_some() {
+            return Err(DriverError::AlreadyRunning { verb, id });
+        }
+        let files = self.layout.sprite(id);
+        // It knows the disk that is about to go.
+        memory::forget(&files).map_err(failed("forget its memory")).map_err(error(verb, id))?;
+        let restored = disk::restore(&files, &self.settings.image_program, &checkpoint, &replaced).await;
+        restored.map_err(error(verb, id))?.ok_or(DriverError::NoCheckpoint { verb, id, checkpoint })
+    }
+
+    async fn forget_checkpoint(&self, id: SpriteId, checkpoint: CheckpointId) -> Result<(), DriverError> {
+        let files = self.layout.sprite(id);
+        disk::forget_checkpoint(&files, &checkpoint).map_err(error(Verb::ForgetCheckpoint, id))
+    }
+
+    async fn fork(
+        &self,
+        source: SpriteId,
+        checkpoint: CheckpointId,
+        sprite: &SpriteSpec,
+    ) -> Result<(), DriverError> {
+        let (theirs, ours) = (self.layout.sprite(source), self.layout.sprite(sprite.id));
+        let forked = disk::fork(&theirs, &self.settings.image_program, &checkpoint, &ours).await;
+        let missing = DriverError::NoCheckpoint { verb: Verb::Fork, id: source, checkpoint };
+        forked.map_err(error(Verb::Fork, sprite.id))?.ok_or(missing)
     }
 
     async fn stop(&self, id: SpriteId, grace: Duration) -> Result<(), DriverError> {
