@@ -5,6 +5,7 @@
 mod abort;
 mod bench;
 mod hold;
+mod machines;
 mod reach;
 mod report;
 mod storm;
@@ -49,6 +50,18 @@ enum Command {
         #[arg(short, default_value_t = 300)]
         n: usize,
     },
+    /// Virtual machines: how fast they sleep and wake, and what is left of them meanwhile
+    Machines {
+        /// How often one sleeps and wakes, for each depth
+        #[arg(short, default_value_t = 50)]
+        n: usize,
+        /// How many are asleep in the end
+        #[arg(long, default_value_t = 50)]
+        sprites: usize,
+        /// How many of those are woken at once
+        #[arg(long, default_value_t = 20)]
+        woken: usize,
+    },
     /// Clients that leave in any phase (HTTP/1, HTTP/2, WebSockets); fails unless nothing of them is left
     Abort {
         /// How many
@@ -76,6 +89,11 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
         Command::Bench(arguments) => return bench::run(arguments).await,
         Command::Reach { n } => {
             let measured = reach::measure(n).await?;
+            report::print(&measured.times, arguments.json)?;
+            return report::print_rates(&measured.rates, arguments.json);
+        }
+        Command::Machines { n, sprites, woken } => {
+            let measured = machines::measure(n, sprites, woken).await?;
             report::print(&measured.times, arguments.json)?;
             return report::print_rates(&measured.rates, arguments.json);
         }

@@ -9,7 +9,7 @@ use crate::report::Row;
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// One request on a connection of its own, from before the connect to the first byte.
-async fn first_byte(world: &World, sprite: &SpriteUrl) -> anyhow::Result<Duration> {
+pub(crate) async fn first_byte(world: &World, sprite: &SpriteUrl) -> anyhow::Result<Duration> {
     let began = Instant::now();
     let mut client = Raw::connect(world.http).await?;
     client.send(format!("GET / HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n", sprite.host)).await?;
