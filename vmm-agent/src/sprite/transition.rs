@@ -159,13 +159,19 @@ async fn abandon(driver: &dyn Driver, id: SpriteId) {
 
 async fn configure(runtime: &Address, configuration: Configuration) -> Result<ControlStream, CallError> {
     let mut control = open_control(runtime).await.map_err(CallError::RuntimeBroken)?;
+    let wakes = configuration.woken.is_some();
+    // It need not be asked first whether it listens.
+    control.send(&Command::Configure(configuration)).await.map_err(CallError::RuntimeBroken)?;
     let mut next = async || match control.next().await {
         Ok(Some(event)) => Ok(event),
         Ok(None) => Err(CallError::RuntimeEnded),
         Err(error) => Err(CallError::RuntimeBroken(error)),
     };
     while !matches!(next().await?, Event::Hello { .. }) {}
-    control.send(&Command::Configure(configuration)).await.map_err(CallError::RuntimeBroken)?;
+    if wakes {
+        // It is alive, and hears who it is before it hears anybody else; its programs were ready long ago.
+        return Ok(control);
+    }
     loop {
         match control.next().await {
             Ok(Some(Event::Ready)) => return Ok(control),

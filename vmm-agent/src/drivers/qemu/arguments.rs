@@ -32,7 +32,7 @@ impl Runs {
         match self {
             // The state is only ever loaded on this host, so nothing need be hidden.
             Self::Kvm => "host",
-            Self::Tcg => "qemu64",
+            Self::Tcg => "max",
         }
     }
 }
