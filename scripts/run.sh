@@ -38,7 +38,7 @@ fail() {
 seconds() { # NAME VALUE -> milliseconds
     awk -v name="$1" -v value="$2" 'BEGIN {
         if (value !~ /^[0-9]+(\.[0-9]+)?$/) { print name "=" value " is not a number of seconds" > "/dev/stderr"; exit 1 }
-        printf "%d", value * 1000 }'
+        printf "%.0f", value * 1000 }'
 }
 idle_ms=$(seconds IDLE "$idle")
 suspend_ms=$(seconds SUSPEND "$suspend")
