@@ -162,10 +162,12 @@ const WRITER: &str = "import sqlite3, sys
 db = sqlite3.connect('/home/sprite/rows.db'); db.execute('pragma journal_mode=' + sys.argv[1]); db.execute('create table if not exists rows (n integer primary key, text)')
 while True:
     with db: db.execute('insert into rows (text) values (?)', ('x' * 500,))";
-/// Opens a copy of a database, as after a power cut, and counts its rows.
-const CHECK: &str = "import glob, shutil, sqlite3, sys
-for path in glob.glob(sys.argv[1] + '/rows.db*'): shutil.copy(path, '/tmp/')
-db = sqlite3.connect('/tmp/rows.db')
+/// Opens a database, or a copy of one in a checkpoint, as after a power cut, and counts its rows.
+const CHECK: &str = "import glob, os, shutil, sqlite3, sys
+if len(sys.argv) > 1:
+    os.makedirs('/tmp/copy')
+    for path in glob.glob(sys.argv[1] + '/rows.db*'): shutil.copy(path, '/tmp/copy')
+db = sqlite3.connect('/tmp/copy/rows.db' if len(sys.argv) > 1 else '/home/sprite/rows.db')
 print(db.execute('pragma integrity_check').fetchone()[0], db.execute('select count(*), max(n) from rows').fetchone())";
 
 #[tokio::test(flavor = "multi_thread")]
@@ -183,7 +185,7 @@ async fn a_database_under_load_is_whole_in_every_checkpoint() -> anyhow::Result<
         .await
         .context("nothing is written")?;
         let check = async |tree: &str| -> anyhow::Result<u64> {
-            let script = format!("rm -f /tmp/rows.db*; exec python3 -c \"$0\" {tree}");
+            let script = format!("rm -rf /tmp/copy; exec python3 -c \"$0\" {tree}");
             let said = sprites.cli.run(&["-s", name, "exec", "sh", "-c", &script, CHECK]).await?.good()?;
             let rows = said.strip_prefix("ok (").and_then(|rest| rest.trim_end().strip_suffix(')'));
             let (count, last) = rows.and_then(|rows| rows.split_once(", ")).with_context(|| said.clone())?;
@@ -198,8 +200,32 @@ async fn a_database_under_load_is_whole_in_every_checkpoint() -> anyhow::Result<
         ensure!(rows.is_sorted_by(|one, next| one < next), "{journal}: {rows:?}");
         sprites.restore(name, "v2").await?;
         // The service starts with the sprite, and goes on writing.
-        let after = check("/home/sprite").await?;
+        let after = check("").await?;
         ensure!(after >= rows[2], "{journal}: {after} after {rows:?}");
+    }
+    sprites.world.stop().await
+}
+
+/// Fills a file again and again, each time in one system call, which moves the file's times when it begins.
+const FILLER: &str = "import os
+file = os.open('/home/sprite/filled', os.O_RDWR | os.O_CREAT)
+while True:
+    for n in range(1, 256): os.pwrite(file, bytes([n]) * (32 << 20), 0)";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_write_that_takes_long_is_in_a_checkpoint_or_not() -> anyhow::Result<()> {
+    let sprites = Sprites::start("").await?;
+    sprites.world.create("web", "public").await?;
+    let define = ["-s", "web", "services", "create", "filler", "--no-stream", "--", "python3", "-c", FILLER];
+    sprites.cli.run(&define).await?.good()?;
+    let filled = "test $(stat -c %s /home/sprite/filled || echo 0) = 33554432 && echo yes || echo no";
+    eventually(SOON, async || Ok(sprites.run("web", filled).await? == "yes\n")).await?;
+    for _ in 0..5 {
+        let id = sprites.checkpoint("web").await?;
+        // One value only.
+        let values = format!("tr -s '\\001-\\377' < /.sprite/checkpoints/{id}/home/sprite/filled | wc -c");
+        let values = sprites.run("web", &values).await?;
+        ensure!(values.trim() == "1", "{values} values in {id}");
     }
     sprites.world.stop().await
 }

@@ -23,7 +23,7 @@ use tracing::{info, warn};
 use super::{
     Host, ProcessDriver,
     copy::{self, CopyError, Copying, Shift, Unwanted, Wanted},
-    host_error,
+    freeze_failed, host_error,
     launcher::Ids,
     layout::SpriteFiles,
     mapped,
@@ -96,11 +96,21 @@ impl Host {
         let files = self.layout.sprite(id);
         make_directories(&files).map_err(host_error(verb, id, "make directories for checkpoints"))?;
         let to = files.unfinished().join(checkpoint.to_string());
-        let copied = Copying::begin(&files.disk(), &to, Shift::new(0, 0), unwanted).and_then(|mut copy| {
-            copy.live(|| self.mapped(id))?;
-            Ok(Box::new(copy))
-        });
-        copied.inspect_err(|_| self.discard(id, &to)).map_err(copy_failed(verb, id))
+        self.copy_most(id, &to, unwanted).inspect_err(|_| self.discard(id, &to))
+    }
+
+    /// Copies the disk while the sprite goes on, until little is left to do.
+    fn copy_most(&self, id: SpriteId, to: &Path, unwanted: Unwanted) -> Result<Box<Copying>, DriverError> {
+        let verb = Verb::Checkpoint;
+        let disk = self.layout.sprite(id).disk();
+        let begun = Copying::begin(&disk, to, Shift::new(0, 0), unwanted);
+        let mut copy = begun.map_err(copy_failed(verb, id))?;
+        while copy.wants_live_pass() {
+            let stamp = self.hold_still(id, || copy.stamp(self.mapped(id)?))?;
+            let stamp = stamp.map_err(host_error(verb, id, "read the clock of the file system"))?;
+            copy.live_pass(stamp).map_err(copy_failed(verb, id))?;
+        }
+        Ok(Box::new(copy))
     }
 
     /// The files that processes of the sprite have mapped to write to them.
@@ -120,11 +130,13 @@ impl Host {
     ) -> Result<Box<Copying>, DriverError> {
         let from = self.layout.sprite(id).unfinished().join(checkpoint.to_string());
         copy.be_wanted();
-        let cut = self.hold_still(id).and_then(|held| {
+        let cut = self.hold_still(id, || {
             let began = Instant::now();
             let copied = copy.last().map_err(copy_failed(Verb::Checkpoint, id));
-            drop(held);
-            info!(sprite = %id, %checkpoint, stood_still = ?began.elapsed(), "Cut a checkpoint");
+            (copied, began.elapsed())
+        });
+        let cut = cut.and_then(|(copied, stood_still)| {
+            info!(sprite = %id, %checkpoint, ?stood_still, "Cut a checkpoint");
             copied
         });
         cut.inspect_err(|_| self.discard(id, &from)).map(|()| copy)
@@ -148,19 +160,12 @@ impl Host {
         show_last(&files).map_err(host_error(verb, id, "show the checkpoint in the sprite"))
     }
 
-    /// Stops the time of a sprite that runs, until the guard is dropped.
-    fn hold_still(&self, id: SpriteId) -> Result<Option<HeldStill>, DriverError> {
+    /// Does something while the time of the sprite stands still, if it runs.
+    fn hold_still<T>(&self, id: SpriteId, work: impl FnOnce() -> T) -> Result<T, DriverError> {
         let verb = Verb::Checkpoint;
-        let Ok(process) = self.running(verb, id) else { return Ok(None) };
-        if process.freezer.begun().map_err(host_error(verb, id, "see whether it is frozen"))? {
-            return Ok(None);
-        }
+        let Ok(process) = self.running(verb, id) else { return Ok(work()) };
         let mark = self.layout.sprite(id).held();
-        // Before the freeze: should we be killed in it, the next agent knows that it is to go on.
-        File::create(&mark).map_err(host_error(verb, id, "note that it is frozen for a moment"))?;
-        let held = HeldStill { id, process, mark };
-        self.pause(verb, id)?;
-        Ok(Some(held))
+        process.freezer.hold_still(&mark, work).map_err(freeze_failed(verb, id))
     }
 
     /// Copies a checkpoint to where the next disk is expected.
@@ -276,22 +281,6 @@ impl Host {
             Ok(()) => self.remover.remove(doomed),
             // The next agent, or the sprite's end, removes it.
             Err(error) => warn!(path = %path.display(), %error, "Could not set something aside to remove it"),
-        }
-    }
-}
-
-/// A sprite that is frozen for the instant of a cut; it goes on when this is dropped.
-struct HeldStill {
-    id: SpriteId,
-    process: Arc<Process>,
-    mark: std::path::PathBuf,
-}
-
-impl Drop for HeldStill {
-    fn drop(&mut self) {
-        if let Err(error) = self.process.freezer.thaw().and_then(|()| remove_if_there(&self.mark)) {
-            // Whoever needs it next resumes it.
-            warn!(sprite = %self.id, %error, "Could not let a sprite go on after a checkpoint");
         }
     }
 }

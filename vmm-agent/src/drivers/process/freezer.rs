@@ -2,7 +2,8 @@
 
 use std::{
     collections::BTreeSet,
-    fs, io,
+    fs::{self, File},
+    io,
     path::{Path, PathBuf},
     time::{Duration, Instant},
 };
@@ -12,6 +13,8 @@ use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
+use parking_lot::Mutex;
+use tracing::warn;
 
 use super::{
     super::files::{remove_if_there, write_whole},
@@ -23,9 +26,15 @@ use super::{
 /// one that another one traces, needs longer.
 pub(super) const FREEZE_LIMIT: Duration = Duration::from_secs(5);
 
-/// How one sprite is frozen.
+/// How one sprite is frozen, by one at a time.
 #[derive(Debug)]
-pub(super) enum Freezer {
+pub(super) struct Freezer {
+    way: Way,
+    turn: Mutex<()>,
+}
+
+#[derive(Debug)]
+enum Way {
     /// `cgroup.freeze`: the processes don't notice.
     Version2(PathBuf),
     /// `freezer.state`: the same, older.
@@ -57,15 +66,69 @@ impl From<io::Error> for FreezeError {
 impl Freezer {
     /// The best one that the sprite's cgroups offer.
     pub(super) fn of(cgroups: &SpriteCgroups, root: Pid, stopped: PathBuf) -> Self {
-        match (&cgroups.freeze_v2, &cgroups.freeze_v1) {
-            (Some(dir), _) => Self::Version2(dir.clone()),
-            (None, Some(dir)) => Self::Version1(dir.clone()),
-            (None, None) => Self::Signals { root, stopped },
-        }
+        let way = match (&cgroups.freeze_v2, &cgroups.freeze_v1) {
+            (Some(dir), _) => Way::Version2(dir.clone()),
+            (None, Some(dir)) => Way::Version1(dir.clone()),
+            (None, None) => Way::Signals { root, stopped },
+        };
+        Self { way, turn: Mutex::new(()) }
     }
 
     /// Freezes and waits until nothing runs; thaws again if that takes too long. Blocks.
     pub(super) fn freeze(&self) -> Result<(), FreezeError> {
+        let _turn = self.turn.lock();
+        self.way.freeze()
+    }
+
+    /// Lets everything run that ran before the freeze. Blocks.
+    pub(super) fn thaw(&self) -> io::Result<()> {
+        let _turn = self.turn.lock();
+        self.way.thaw()
+    }
+
+    /// Whether a freeze was begun and not undone, be it complete or not.
+    pub(super) fn begun(&self) -> io::Result<bool> {
+        let _turn = self.turn.lock();
+        self.way.begun()
+    }
+
+    /// Does something while nothing runs and no system call is under way; whoever wants to freeze or thaw the
+    /// sprite waits for it. What was frozen before stays so. Blocks.
+    ///
+    /// The file `mark` is there while the sprite is frozen for this: should we be killed in it, the next agent knows
+    /// that it is to go on.
+    pub(super) fn hold_still<T>(&self, mark: &Path, work: impl FnOnce() -> T) -> Result<T, FreezeError> {
+        let _turn = self.turn.lock();
+        if self.way.begun()? {
+            self.way.freeze()?;
+            return Ok(work());
+        }
+        File::create(mark)?;
+        let held = Held { way: &self.way, mark };
+        self.way.freeze()?;
+        let done = work();
+        drop(held);
+        Ok(done)
+    }
+}
+
+/// What is frozen for a moment; it goes on when this is dropped.
+struct Held<'a> {
+    way: &'a Way,
+    mark: &'a Path,
+}
+
+impl Drop for Held<'_> {
+    fn drop(&mut self) {
+        if let Err(error) = self.way.thaw().and_then(|()| remove_if_there(self.mark)) {
+            // Whoever needs it next resumes it.
+            warn!(mark = %self.mark.display(), %error, "Could not let a sprite go on after a moment's freeze");
+        }
+    }
+}
+
+impl Way {
+    fn freeze(&self) -> Result<(), FreezeError> {
         let mut ladder = Ladder::new(FREEZE_LIMIT);
         while !self.pushed_all_the_way()? {
             if !ladder.wait() {
@@ -92,8 +155,7 @@ impl Freezer {
         }
     }
 
-    /// Lets everything run that ran before the freeze. Blocks.
-    pub(super) fn thaw(&self) -> io::Result<()> {
+    fn thaw(&self) -> io::Result<()> {
         match self {
             Self::Version2(dir) => fs::write(dir.join("cgroup.freeze"), "0"),
             Self::Version1(dir) => fs::write(dir.join("freezer.state"), "THAWED"),
@@ -101,8 +163,7 @@ impl Freezer {
         }
     }
 
-    /// Whether a freeze was begun and not undone, be it complete or not.
-    pub(super) fn begun(&self) -> io::Result<bool> {
+    fn begun(&self) -> io::Result<bool> {
         match self {
             Self::Version2(dir) => Ok(fs::read_to_string(dir.join("cgroup.freeze"))?.trim() == "1"),
             Self::Version1(dir) => Ok(fs::read_to_string(dir.join("freezer.state"))?.trim() != "THAWED"),

@@ -158,6 +158,13 @@ fn host_error(verb: Verb, id: SpriteId, step: impl Into<String>) -> impl FnOnce(
     move |source| DriverError::Host { verb, id, step, source }
 }
 
+fn freeze_failed(verb: Verb, id: SpriteId) -> impl FnOnce(FreezeError) -> DriverError {
+    move |error| match error {
+        FreezeError::TimedOut => DriverError::TimedOut { verb, id, step: "the freeze", limit: FREEZE_LIMIT },
+        FreezeError::Io(source) => DriverError::Host { verb, id, step: "freeze it".into(), source },
+    }
+}
+
 impl Host {
     fn running(&self, verb: Verb, id: SpriteId) -> Result<Arc<Process>, DriverError> {
         let process = self.running.get(&id).map(|entry| Arc::clone(&entry));
@@ -211,15 +218,7 @@ impl Host {
     }
 
     fn pause(&self, verb: Verb, id: SpriteId) -> Result<(), DriverError> {
-        match self.running(verb, id)?.freezer.freeze() {
-            Ok(()) => Ok(()),
-            Err(FreezeError::TimedOut) => {
-                Err(DriverError::TimedOut { verb, id, step: "the freeze", limit: FREEZE_LIMIT })
-            }
-            Err(FreezeError::Io(source)) => {
-                Err(DriverError::Host { verb, id, step: "freeze it".into(), source })
-            }
-        }
+        self.running(verb, id)?.freezer.freeze().map_err(freeze_failed(verb, id))
     }
 
     fn adopt(&self, id: SpriteId) -> Result<Option<Adopted>, DriverError> {
