@@ -206,30 +206,6 @@ async fn a_database_under_load_is_whole_in_every_checkpoint() -> anyhow::Result<
     sprites.world.stop().await
 }
 
-/// Fills a file again and again, each time in one system call, which moves the file's times when it begins.
-const FILLER: &str = "import os
-file = os.open('/home/sprite/filled', os.O_RDWR | os.O_CREAT)
-while True:
-    for n in range(1, 256): os.pwrite(file, bytes([n]) * (32 << 20), 0)";
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_write_that_takes_long_is_in_a_checkpoint_or_not() -> anyhow::Result<()> {
-    let sprites = Sprites::start("").await?;
-    sprites.world.create("web", "public").await?;
-    let define = ["-s", "web", "services", "create", "filler", "--no-stream", "--", "python3", "-c", FILLER];
-    sprites.cli.run(&define).await?.good()?;
-    let filled = "test $(stat -c %s /home/sprite/filled || echo 0) = 33554432 && echo yes || echo no";
-    eventually(SOON, async || Ok(sprites.run("web", filled).await? == "yes\n")).await?;
-    for _ in 0..5 {
-        let id = sprites.checkpoint("web").await?;
-        // One value only.
-        let values = format!("tr -s '\\001-\\377' < /.sprite/checkpoints/{id}/home/sprite/filled | wc -c");
-        let values = sprites.run("web", &values).await?;
-        ensure!(values.trim() == "1", "{values} values in {id}");
-    }
-    sprites.world.stop().await
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn the_last_five_are_in_sight_and_deleted_ones_are_gone() -> anyhow::Result<()> {
     let sprites = Sprites::start("[checkpoints]\nmax_per_sprite = 7\n").await?;

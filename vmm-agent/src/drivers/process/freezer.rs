@@ -291,7 +291,9 @@ mod tests {
             }
         }
 
-        fn is_frozen_and_thawed_by(&self, freezer: &Freezer) {
+        fn is_frozen_and_thawed_by(&self, way: Way) {
+            let freezer = Freezer { way, turn: Mutex::default() };
+            let mark = self.dir.join("mark");
             for _ in 0..20 {
                 freezer.freeze().unwrap();
                 assert!(freezer.begun().unwrap());
@@ -299,8 +301,19 @@ mod tests {
                 std::thread::sleep(Duration::from_millis(20));
                 assert_eq!(self.count(), frozen);
                 freezer.freeze().unwrap();
+                freezer.hold_still(&mark, || assert!(!mark.exists(), "it was frozen before")).unwrap();
+                assert!(freezer.begun().unwrap());
                 freezer.thaw().unwrap();
                 assert!(!freezer.begun().unwrap());
+                let held = freezer.hold_still(&mark, || {
+                    let held = self.count();
+                    std::thread::sleep(Duration::from_millis(5));
+                    assert!(mark.exists());
+                    (held, self.count())
+                });
+                let (before, after) = held.unwrap();
+                assert_eq!(before, after);
+                assert!(!freezer.begun().unwrap() && !mark.exists());
                 freezer.thaw().unwrap();
                 self.counts_on();
             }
@@ -321,10 +334,8 @@ mod tests {
     #[test]
     fn signals_stop_a_tree_that_forks_all_the_time() {
         let tree = Tree::start("signals");
-        tree.is_frozen_and_thawed_by(&Freezer::Signals {
-            root: tree.pid(),
-            stopped: tree.dir.join("stopped.json"),
-        });
+        let stopped = tree.dir.join("stopped.json");
+        tree.is_frozen_and_thawed_by(Way::Signals { root: tree.pid(), stopped });
     }
 
     #[test]
@@ -333,9 +344,7 @@ mod tests {
         let v2 = ["/sys/fs/cgroup/unified", "/sys/fs/cgroup"].map(Path::new);
         let v2 = v2.into_iter().find(|path| path.join("cgroup.procs").exists());
         let name = format!("freezer-test-{}", std::process::id());
-        for (root, freezer) in
-            [(Some(v1), Freezer::Version1 as fn(PathBuf) -> Freezer), (v2, Freezer::Version2)]
-        {
+        for (root, way) in [(Some(v1), Way::Version1 as fn(PathBuf) -> Way), (v2, Way::Version2)] {
             let Some(dir) = root.map(|root| root.join(&name)) else { continue };
             if fs::create_dir(&dir).is_err() {
                 continue; // not there, or not ours to write
@@ -346,7 +355,7 @@ mod tests {
             }
             // By now, those that it forked outside have ended.
             tree.counts_on();
-            tree.is_frozen_and_thawed_by(&freezer(dir.clone()));
+            tree.is_frozen_and_thawed_by(way(dir.clone()));
             drop(tree);
             let cgroups = SpriteCgroups::of_test(dir);
             cgroups.remove().unwrap();

@@ -33,7 +33,7 @@ impl Trees {
         Copying::begin(&self.from(), &self.to(), Shift::new(0, 0), Unwanted::default()).unwrap()
     }
 
-    fn live(copy: &mut Copying, still: impl Fn(&mut dyn FnMut())) {
+    fn live(copy: &mut Copying, mut still: impl FnMut(&mut dyn FnMut())) {
         while copy.wants_live_pass() {
             let mut stamp = None;
             still(&mut || {
@@ -231,10 +231,9 @@ fn writes_through_a_mapping_are_seen() {
     fs::write(&path, vec![0; 8192]).unwrap();
     let file = File::options().read(true).write(true).open(&path).unwrap();
     let (protection, flags) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_SHARED);
+    let fd = std::os::fd::AsRawFd::as_raw_fd(&file);
     // SAFETY: a new mapping, at an address that the kernel chooses.
-    let map = unsafe {
-        libc::mmap(std::ptr::null_mut(), 8192, protection, flags, std::os::fd::AsRawFd::as_raw_fd(&file), 0)
-    };
+    let map = unsafe { libc::mmap(std::ptr::null_mut(), 8192, protection, flags, fd, 0) };
     assert_ne!(map, libc::MAP_FAILED);
     // SAFETY: inside the mapping, which stays until the test's process ends.
     let write = |value: u8| unsafe { map.cast::<u8>().write_volatile(value) };
