@@ -39,8 +39,9 @@ pub(crate) async fn serve(
     let reading = read_commands(io::Cursor::new(early).chain(reader), sender);
     tokio::pin!(reading);
     let mut read = None;
-    let mut ports = runtime.ports.watch();
+    let mut ports = runtime.ports.attend();
     ports.mark_changed();
+    let mut services = runtime.services.watch();
     loop {
         tokio::select! {
             command = commands.recv() => match command {
@@ -60,9 +61,14 @@ pub(crate) async fn serve(
                 info!("Another control stream took over");
                 return changed.map_err(io::Error::other);
             }
-            () = activities.changed() => for event in activities.events() {
-                events.send(&event).await;
-            },
+            () = activities.changed() => {
+                runtime.ports.stir();
+                for event in activities.events() {
+                    events.send(&event).await;
+                }
+            }
+            // Its sender lives as long as the sprite.
+            _ = services.changed() => runtime.ports.stir(),
             () = ports.changed() => events.tell_ports(runtime).await,
             (id, question) = runtime.host.next() => events.send(&Event::Asked { id, question }).await,
         }

@@ -1,8 +1,10 @@
 //! Which TCP ports are listened on, by whom, and in what order they were opened.
 //!
-//! The kernel tells nobody when a port is opened, so the table is read: every [`POLL`] while somebody watches,
-//! such as the host or a client, and up to a thousand times a second while dials wait, by one task for all of
-//! them. Nothing is read while nobody cares.
+//! The kernel tells nobody when a port is opened, so the table is read, by one task for all who care: up to a
+//! thousand times a second while dials wait, and every [`POLL`] while a client watches. The host, which always
+//! cares, is in no hurry: for it the table is read more and more seldom, unless something has begun
+//! that may open a port. The kernel walks through the listeners of all sprites for each of them, and a thousand
+//! idle ones that looked seven times a second would keep a processor busy.
 
 mod table;
 
@@ -14,7 +16,7 @@ use std::{
         Mutex, PoisonError,
         atomic::{AtomicUsize, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use frames::PortNotice;
@@ -27,6 +29,12 @@ use tokio::{
 
 /// How long a new port may go unnoticed. A dial does not wait for it: it tries the port itself.
 const POLL: Duration = Duration::from_millis(150);
+
+/// How long it may go unnoticed by the host when nothing has begun or changed for a while.
+const LONGEST_CALM: Duration = Duration::from_secs(5);
+
+/// A timer that is so late was not late: its sprite was paused.
+const OVERSLEPT: Duration = Duration::from_millis(500);
 
 /// Between two looks while a dial waits: this at first, so that what starts quickly is reached quickly,
 const FIRST_PAUSE: Duration = Duration::from_millis(1);
@@ -56,8 +64,10 @@ pub(crate) struct Ports {
     changes: watch::Sender<u64>,
     /// How many want to hear of changes at once.
     waiting: AtomicUsize,
-    /// How many want to hear of them some time.
+    /// How many want to hear of them soon.
     watching: AtomicUsize,
+    /// How many want to hear of them some time.
+    attending: AtomicUsize,
     /// Somebody new does.
     wanted: Notify,
 }
@@ -113,30 +123,55 @@ impl Ports {
         self.count(&self.watching)
     }
 
+    /// Begins to attend: none that happens from now on is missed, and each is noticed within [`LONGEST_CALM`].
+    pub(crate) fn attend(&self) -> Waiting<'_> {
+        self.count(&self.attending)
+    }
+
+    /// Something has begun that may open a port.
+    pub(crate) fn stir(&self) {
+        self.wanted.notify_one();
+    }
+
     fn count<'a>(&'a self, count: &'a AtomicUsize) -> Waiting<'a> {
         count.fetch_add(1, Ordering::Relaxed);
         self.wanted.notify_one();
         Waiting { count, changes: self.changes.subscribe() }
     }
 
-    /// Looks for those who wait or watch, for ever.
+    /// Looks for those who care, for ever.
     pub(crate) async fn look(&self) {
-        let mut pause = FIRST_PAUSE;
+        let count = |of: &AtomicUsize| of.load(Ordering::Relaxed);
+        let (mut pause, mut calm) = (FIRST_PAUSE, POLL);
         loop {
-            let waits = self.waiting.load(Ordering::Relaxed) > 0;
-            if !waits && self.watching.load(Ordering::Relaxed) == 0 {
-                self.wanted.notified().await;
-                pause = FIRST_PAUSE;
+            let rest = match (count(&self.waiting), count(&self.watching), count(&self.attending)) {
+                (1.., _, _) => Some(pause),
+                (0, 1.., _) => Some(POLL),
+                (0, 0, 1..) => Some(calm),
+                (0, 0, 0) => None,
+            };
+            let began = Instant::now();
+            let notified = match rest {
+                Some(rest) => timeout(rest, self.wanted.notified()).await.is_ok(),
+                None => {
+                    self.wanted.notified().await;
+                    true
+                }
+            };
+            // Time stood still for the sprite, and nothing happened in it. That many wake at once is no reason for all of
+            // them to look at once.
+            if !notified && rest.is_some_and(|rest| began.elapsed() > rest + OVERSLEPT) {
                 continue;
             }
-            let rest = if waits { pause } else { POLL };
-            // A newcomer may wait for something quick.
-            pause = match timeout(rest, self.wanted.notified()).await {
-                Ok(()) => FIRST_PAUSE,
-                Err(_) if waits => (pause * 2).min(LONGEST_PAUSE),
-                Err(_) => FIRST_PAUSE,
-            };
+            let before = *self.changes.borrow();
             self.refresh();
+            let has_changed = *self.changes.borrow() != before;
+            // A newcomer may wait for something quick.
+            (pause, calm) = match notified {
+                true => (FIRST_PAUSE, POLL),
+                false if has_changed => (pause, POLL),
+                false => ((pause * 2).min(LONGEST_PAUSE), (calm * 2).min(LONGEST_CALM)),
+            };
         }
     }
 

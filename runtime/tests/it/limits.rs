@@ -300,3 +300,27 @@ async fn arguments_beyond_what_the_kernel_takes_are_told() {
     let said = sprite.websocket(&format!("/exec?cmd=echo{many}&dir=/")).await.unwrap().all(false).await;
     assert_eq!((said.stdout.len(), said.exit_text), (18_000, Some(0)));
 }
+
+/// How often the process has gone to sleep of its own accord.
+fn rests(sprite: &Sprite) -> u64 {
+    let tasks = fs::read_dir(format!("/proc/{}/task", sprite.process.id())).unwrap().flatten();
+    tasks
+        .map(|task| {
+            let status = fs::read_to_string(task.path().join("status")).unwrap();
+            let line = status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"));
+            line.unwrap().trim().parse::<u64>().unwrap()
+        })
+        .sum()
+}
+
+#[tokio::test]
+async fn a_sprite_in_which_nothing_happens_leaves_the_processor_alone() {
+    let sprite = Sprite::start();
+    let _control = sprite.configure().await;
+    // The host attends to its ports: ever more seldom.
+    sleep(Duration::from_secs(3)).await;
+    let before = rests(&sprite);
+    sleep(Duration::from_secs(4)).await;
+    let woken = rests(&sprite) - before;
+    assert!(woken <= 4, "it was woken {woken} times in four seconds");
+}
