@@ -76,10 +76,13 @@ fn main() -> ExitCode {
             return ExitCode::from(BAD_CONFIGURATION);
         }
     };
-    if let Err(reason) = telemetry::init(settings.log.format, &settings.log.filter) {
-        eprintln!("gateway: log.filter: {reason}");
-        return ExitCode::from(BAD_CONFIGURATION);
-    }
+    let logging = match telemetry::init_in_background(settings.log.format, &settings.log.filter) {
+        Ok(logging) => logging,
+        Err(reason) => {
+            eprintln!("gateway: log.filter: {reason}");
+            return ExitCode::from(BAD_CONFIGURATION);
+        }
+    };
     let tls = match settings.listen.tls.as_ref().map(listen::acceptor).transpose() {
         Ok(tls) => tls,
         Err(error) => {
@@ -98,6 +101,8 @@ fn main() -> ExitCode {
         .build()
         .context("could not start the runtime")
         .and_then(|runtime| runtime.block_on(run(settings, tls)));
+    // What was said last is seen before how it ended.
+    drop(logging);
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

@@ -8,6 +8,7 @@ use prometheus::{
     Encoder, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts, Registry,
     TextEncoder,
 };
+use telemetry::LostLines;
 
 /// From a paused sprite's millisecond to the end of a hold budget.
 const WAKE_BUCKETS: &[f64] =
@@ -72,6 +73,7 @@ pub(crate) struct Metrics {
     connections: IntGauge,
     leases: IntGauge,
     upstream_connections: IntGauge,
+    lost_log_lines: LostLines,
 }
 
 /// What is so many now; set when somebody asks.
@@ -127,6 +129,7 @@ impl Metrics {
             connections: gauge("gateway_connections", "Open client connections.")?,
             leases: gauge("gateway_leases", "Leases held.")?,
             upstream_connections: gauge("gateway_upstream_connections", "Open connections into sprites.")?,
+            lost_log_lines: LostLines::register(&registry, "gateway_log_lines_lost_total")?,
             wake_seconds,
             request_seconds,
             registry,
@@ -178,6 +181,7 @@ impl Metrics {
         set(&self.connections, levels.connections);
         set(&self.leases, levels.leases);
         set(&self.upstream_connections, levels.upstream_connections);
+        self.lost_log_lines.update();
         let mut text = Vec::new();
         if let Err(error) = TextEncoder::new().encode(&self.registry.gather(), &mut text) {
             tracing::error!(%error, "The metrics can't be written");

@@ -4,6 +4,7 @@ use agent_api::PublicState;
 use prometheus::{
     Encoder, HistogramOpts, HistogramVec, IntCounterVec, IntGaugeVec, Opts, Registry, TextEncoder,
 };
+use telemetry::LostLines;
 
 use crate::agent::Agent;
 
@@ -22,6 +23,7 @@ pub(crate) struct Metrics {
     sprites: IntGaugeVec,
     wakes: IntGaugeVec,
     holders: prometheus::IntGauge,
+    lost_log_lines: LostLines,
 }
 
 impl Metrics {
@@ -51,7 +53,8 @@ impl Metrics {
         registry.register(Box::new(sprites.clone()))?;
         registry.register(Box::new(wakes.clone()))?;
         registry.register(Box::new(holders.clone()))?;
-        Ok(Self { registry, transitions, refusals, sprites, wakes, holders })
+        let lost_log_lines = LostLines::register(&registry, "agent_log_lines_lost_total")?;
+        Ok(Self { registry, transitions, refusals, sprites, wakes, holders, lost_log_lines })
     }
 
     /// The text exposition of everything, gauges read now.
@@ -67,6 +70,7 @@ impl Metrics {
         self.wakes.with_label_values(&["running"]).set(gauge(running));
         self.wakes.with_label_values(&["queued"]).set(gauge(queued));
         self.holders.set(gauge(agent.holders.connected()));
+        self.lost_log_lines.update();
         let mut text = Vec::new();
         TextEncoder::new().encode(&self.registry.gather(), &mut text)?;
         String::from_utf8(text).map_err(|error| prometheus::Error::Msg(error.to_string()))

@@ -33,10 +33,13 @@ use crate::{
 
 /// Serves until told to stop.
 pub(crate) fn run(config: Config) -> ExitCode {
-    if let Err(reason) = telemetry::init(config.log_format, &config.log_filter) {
-        eprintln!("vmm-agent: {reason}");
-        return ExitCode::from(64);
-    }
+    let logging = match telemetry::init_in_background(config.log_format, &config.log_filter) {
+        Ok(logging) => logging,
+        Err(reason) => {
+            eprintln!("vmm-agent: {reason}");
+            return ExitCode::from(64);
+        }
+    };
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -44,13 +47,16 @@ pub(crate) fn run(config: Config) -> ExitCode {
             return ExitCode::from(70);
         }
     };
-    match runtime.block_on(serve(config)) {
+    let code = match runtime.block_on(serve(config)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             error!(error = format!("{error:#}"), "The agent can't go on");
             ExitCode::from(70)
         }
-    }
+    };
+    // The last lines, too.
+    drop(logging);
+    code
 }
 
 /// Prints what the driver finds on this host.
