@@ -275,6 +275,9 @@ impl Config {
             return refuse("leases.holder_ttl_ms", "must be at least 300, or every hiccup ends all leases");
         }
         let cpus = std::thread::available_parallelism().map_or(1, usize::from);
+        if !(1..=10_000).contains(&raw.process.cpu_weight) {
+            return refuse("process.cpu_weight", "must be from 1 to 10000");
+        }
         let at_once = raw.wakes.max_at_once.unwrap_or(cpus * WAKES_PER_CPU);
         let queued = raw.wakes.max_queued.unwrap_or(DEFAULT_MAX_QUEUED_WAKES);
         if at_once == 0 {

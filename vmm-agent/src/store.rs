@@ -277,27 +277,27 @@ impl Settings {
 fn write_sprite(db: &Connection, sprite: &Sprite) -> Result<(), StoreError> {
     let settings =
         serde_json::to_string(&Settings::of(sprite)).map_err(|_| StoreError::Corrupt { what: "settings" })?;
-    db.execute(
+    let mut statement = db.prepare_cached(
         "INSERT INTO sprites (id, name, organization, settings, state, epoch, created_at, updated_at,
                               last_running_at, last_warming_at, driver)
          VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)
          ON CONFLICT (id) DO UPDATE SET settings = excluded.settings, state = excluded.state,
              epoch = excluded.epoch, updated_at = excluded.updated_at,
              last_running_at = excluded.last_running_at, last_warming_at = excluded.last_warming_at",
-        params![
-            sprite.id.to_string(),
-            sprite.name.as_str(),
-            sprite.organization.as_str(),
-            settings,
-            state_text(sprite.state),
-            i64::try_from(sprite.epoch.0).unwrap_or(i64::MAX),
-            sprite.created_at.to_string(),
-            sprite.updated_at.to_string(),
-            sprite.last_running_at.map(|at| at.to_string()),
-            sprite.last_warming_at.map(|at| at.to_string()),
-            sprite.driver,
-        ],
     )?;
+    statement.execute(params![
+        sprite.id.to_string(),
+        sprite.name.as_str(),
+        sprite.organization.as_str(),
+        settings,
+        state_text(sprite.state),
+        i64::try_from(sprite.epoch.0).unwrap_or(i64::MAX),
+        sprite.created_at.to_string(),
+        sprite.updated_at.to_string(),
+        sprite.last_running_at.map(|at| at.to_string()),
+        sprite.last_warming_at.map(|at| at.to_string()),
+        sprite.driver,
+    ])?;
     Ok(())
 }
 

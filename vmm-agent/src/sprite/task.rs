@@ -537,6 +537,7 @@ impl Task {
             }
         }
         let new_epoch = epoch != self.sprite.epoch;
+        let is_written = !new_epoch && state == self.sprite.state && self.unwritten.is_none();
         self.sprite.state = state;
         self.sprite.epoch = epoch;
         self.sprite.phase = self.machine.phase().to_owned();
@@ -545,6 +546,9 @@ impl Task {
         }
         let saved = if new_epoch {
             self.agent.store.save_sprite(self.sprite.clone()).await
+        } else if is_written {
+            // What has changed (its phase) is nobody's any more when the agent has ended.
+            Ok(())
         } else {
             self.agent.store.save_sprite_soon(self.sprite.clone()).await
         };

@@ -167,12 +167,19 @@ impl Cgroups {
                 Limit::Memory => settings.max_memory_mib.map(|mib| mib << 20),
                 Limit::Cpu => settings.max_cpu_percent.map(|percent| percent * CPU_PERIOD_US / 100),
             };
-            let Some(amount) = amount else { continue };
+            // Without a limit it still has its share of CPU time, whatever number of threads it has.
+            if amount.is_none() && *limit != Limit::Cpu {
+                continue;
+            }
             let dir = make(parent)?;
             if *version == Version::Two {
                 // Again for each: the parent may be a new one, since the last sprite takes it along.
                 fs::write(parent.join("cgroup.subtree_control"), format!("+{}", limit.controller()))?;
             }
+            if *limit == Limit::Cpu {
+                share_cpu(parent, *version, settings.cpu_weight)?;
+            }
+            let Some(amount) = amount else { continue };
             let (file, text) = match (limit, version) {
                 (Limit::Processes, _) => ("pids.max", amount.to_string()),
                 (Limit::Memory, Version::One) => ("memory.limit_in_bytes", amount.to_string()),
@@ -221,6 +228,15 @@ impl SpriteCgroups {
             }
         }
         Ok(())
+    }
+}
+
+/// Gives all sprites together a share of CPU time. They share it evenly: a cgroup's own weight is left as it is.
+fn share_cpu(parent: &Path, version: Version, weight: u64) -> io::Result<()> {
+    match version {
+        // The default is 1024 there, and 100 in version 2.
+        Version::One => fs::write(parent.join("cpu.shares"), (weight * 1024 / 100).max(2).to_string()),
+        Version::Two => fs::write(parent.join("cpu.weight"), weight.to_string()),
     }
 }
 

@@ -157,3 +157,29 @@ async fn a_sprite_gets_no_more_than_its_limits() {
     assert!(spent < 0.5, "{spent}");
     world.driver.destroy(id).await.unwrap();
 }
+
+#[tokio::test]
+async fn many_threads_take_nothing_from_another_sprite() {
+    if !nix::unistd::geteuid().is_root() {
+        return; // as above
+    }
+    let world = World::new();
+    let (many, _many) = world.sprite(108).await;
+    let (few, _few) = world.sprite(109).await;
+    // So many processes each use the CPU for two seconds, and say how much of it they got.
+    let spin = |processes: usize| {
+        format!(
+            "for i in $(seq {processes}); do python3 -c 'import time
+e = time.monotonic() + 2
+while time.monotonic() < e: pass
+print(time.process_time())' & done; wait"
+        )
+    };
+    let sum = |said: String| said.lines().map(|line| line.parse::<f64>().unwrap()).sum::<f64>();
+    let cpus = std::thread::available_parallelism().unwrap().get();
+    let (many, few) = tokio::join!(
+        async { sum(world.run(many, &spin(6 * cpus)).await) },
+        async { sum(world.run(few, &spin(cpus)).await) }
+    );
+    assert!(few > many / 3.0, "{few} s for a few, {many} s for many");
+}
