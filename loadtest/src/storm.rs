@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use anyhow::ensure;
 use futures_util::{StreamExt, stream};
 use test_support::{Options, Raw, SpriteUrl, World};
+use tokio::task::JoinHandle;
 
 use crate::report::Row;
 
@@ -61,6 +62,15 @@ pub(crate) struct Storm {
     pub(crate) cold: Meanwhile,
 }
 
+/// Asks the hot sprite from a thread of its own: its client is another one than those that hit the others, and does not wait
+/// for them.
+fn watch(port: u16, host: String) -> JoinHandle<anyhow::Result<Vec<Duration>>> {
+    tokio::task::spawn_blocking(move || {
+        let own = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        own.block_on(hot(port, host, Instant::now() + WATCH))
+    })
+}
+
 /// Hits `n` sleeping sprites within a second, first paused, then cold.
 pub(crate) async fn run(n: usize) -> anyhow::Result<Storm> {
     let world = World::start(Options { idle: Duration::from_secs(3600), ..Options::default() }).await?;
@@ -70,8 +80,8 @@ pub(crate) async fn run(n: usize) -> anyhow::Result<Storm> {
     for number in 0..n {
         sprites.push(world.create_with_backend(&format!("s{number}"), "public").await?);
     }
-    let watch = || hot(world.http, hot_sprite.host.clone(), Instant::now() + WATCH);
-    let mut storm = Storm { quiet: watch().await?, ..Storm::default() };
+    let watch = || watch(world.http, hot_sprite.host.clone());
+    let mut storm = Storm { quiet: watch().await??, ..Storm::default() };
     storm.quiet.sort_unstable();
     for (depth, meanwhile) in [("warm", &mut storm.paused), ("cold", &mut storm.cold)] {
         let asleep = stream::iter(&sprites).map(|sprite| world.sleep(&sprite.name, depth));
@@ -81,7 +91,7 @@ pub(crate) async fn run(n: usize) -> anyhow::Result<Storm> {
             .await
             .into_iter()
             .collect::<anyhow::Result<()>>()?;
-        let during = tokio::spawn(watch());
+        let during = watch();
         let hits = stream::iter(sprites.iter().enumerate())
             .map(|(number, sprite)| {
                 hit(&world, sprite, Duration::from_secs(1).mul_f64(number as f64 / n as f64))
