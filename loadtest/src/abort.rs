@@ -188,14 +188,18 @@ async fn http1(mut tcp: TcpStream, host: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A WebSocket, or half of one.
+/// A WebSocket or a tunnel of another protocol, or half of one.
 async fn tunnel(mut tcp: TcpStream, host: &str) -> anyhow::Result<()> {
     /// A final frame of four bytes, masked with zeros, and a beginning of the next.
     const FRAMES: &[u8] = b"\x82\x84\0\0\0\0abcd\x82\x84\0\0";
-    let request = format!(
-        "GET /ws HTTP/1.1\r\nHost: {host}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
-         Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
-    );
+    let asked = match rand::rng().random_bool(0.5) {
+        true => {
+            "/ws HTTP/1.1\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
+             Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ=="
+        }
+        false => "/tunnel HTTP/1.1\r\nUpgrade: echo",
+    };
+    let request = format!("GET {asked}\r\nHost: {host}\r\nConnection: Upgrade\r\n\r\n");
     tcp.write_all(request.as_bytes()).await?;
     wait_a_little(&mut tcp).await?;
     if rand::rng().random_bool(0.7) {

@@ -224,3 +224,24 @@ async fn a_closed_connection_lets_go_of_what_it_held() {
     assert!(matches!(world.sent().await, HolderMessage::Release { .. }));
     assert_eq!(world.ledger.len(), 0);
 }
+
+#[tokio::test]
+async fn a_panic_lets_go_of_everything() {
+    let mut world = World::new("[timing]\nlinger_ms = 1");
+    let (conn, _socket) = conn(&world.ledger);
+    let request = world.request();
+    let attempt = world.acquire().await;
+    world.grant(attempt, 1);
+    let lease = request.await.expect("no panic").expect("granted");
+    assert!(conn.attach(lease.slot(), true));
+    assert_eq!((world.ledger.len(), world.leases.count().0), (1, 1));
+    let serving = tokio::spawn(async move {
+        let _held = (conn, lease);
+        tokio::task::yield_now().await;
+        panic!("on purpose");
+    });
+    assert!(serving.await.expect_err("it panics").is_panic());
+    assert!(matches!(world.sent().await, HolderMessage::Release { .. }));
+    assert_eq!((world.ledger.len(), world.leases.held()), (0, 0));
+    world.until("the lease is gone", || world.leases.count() == (0, 0)).await;
+}

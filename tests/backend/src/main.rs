@@ -191,6 +191,7 @@ async fn serve(state: Arc<State>, request: Request<Incoming>) -> Result<Response
             response
         }
         "/ws" => websocket(request),
+        "/tunnel" => tunnel(request),
         "/reset" => return Err(std::io::Error::other("asked to reset")),
         _ => {
             let mut response = text("not found\n");
@@ -231,6 +232,27 @@ async fn upload(mut body: Incoming) -> Response<Body> {
     }
     let sha256: String = digest.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
     text(serde_json::json!({ "length": length, "sha256": sha256 }).to_string())
+}
+
+/// Echoes bytes as they come, by whatever name the other protocol has.
+fn tunnel(mut request: Request<Incoming>) -> Response<Body> {
+    let Some(protocol) = request.headers().get(header::UPGRADE).cloned() else {
+        let mut response = text("an upgrade is expected here\n");
+        *response.status_mut() = StatusCode::UPGRADE_REQUIRED;
+        return response;
+    };
+    tokio::spawn(async move {
+        let Ok(upgraded) = hyper::upgrade::on(&mut request).await else { return };
+        let (mut reader, mut writer) = tokio::io::split(TokioIo::new(upgraded));
+        // It ends as the client does.
+        let _ended = tokio::io::copy(&mut reader, &mut writer).await;
+    });
+    let mut response = text("");
+    *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+    let headers = response.headers_mut();
+    headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+    headers.insert(header::UPGRADE, protocol);
+    response
 }
 
 fn websocket(mut request: Request<Incoming>) -> Response<Body> {

@@ -177,9 +177,8 @@ print(time.process_time())' & done; wait"
     };
     let sum = |said: String| said.lines().map(|line| line.parse::<f64>().unwrap()).sum::<f64>();
     let cpus = std::thread::available_parallelism().unwrap().get();
-    let (many, few) = tokio::join!(
-        async { sum(world.run(many, &spin(6 * cpus)).await) },
-        async { sum(world.run(few, &spin(cpus)).await) }
-    );
+    let (many, few) = tokio::join!(async { sum(world.run(many, &spin(6 * cpus)).await) }, async {
+        sum(world.run(few, &spin(cpus)).await)
+    });
     assert!(few > many / 3.0, "{few} s for a few, {many} s for many");
 }
