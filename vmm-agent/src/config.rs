@@ -28,8 +28,10 @@ const DEFAULT_HOLDER_TTL: Duration = Duration::from_secs(10);
 /// Time between TERM and KILL at a stop; what most supervisors use is 10 s, but nothing sleeps
 /// under a lease, so nobody is being served.
 const DEFAULT_STOP_GRACE: Duration = Duration::from_secs(5);
-/// Cold starts are bound by the CPU; more at once only makes each slower.
-const WAKES_PER_CPU: usize = 4;
+/// Wakes are bound by the CPU; more at once only makes each slower, and sprites that are awake with them.
+const WAKES_PER_CPU: usize = 1;
+/// Much longer than a boot on a processor of its own, and much shorter than anybody's patience.
+const DEFAULT_LONGEST_TURN: Duration = Duration::from_secs(5);
 /// A wake storm beyond this is told to come back instead of waiting past everybody's patience.
 const DEFAULT_MAX_QUEUED_WAKES: usize = 10_000;
 /// One organization may fill half of the queue, so that another always finds room.
@@ -165,6 +167,7 @@ struct RawLeases {
 #[serde(deny_unknown_fields, default)]
 struct RawWakes {
     max_at_once: Option<usize>,
+    longest_turn_ms: Option<u64>,
     max_queued: Option<usize>,
     max_queued_per_organization: Option<usize>,
 }
@@ -236,6 +239,8 @@ pub(crate) struct Config {
     pub(crate) session_limits: SessionLimits,
     pub(crate) holder_ttl: Duration,
     pub(crate) wakes: WakeLimits,
+    /// After this time a wake no longer counts as one of those at once.
+    pub(crate) longest_turn: Duration,
     pub(crate) checkpoints: Checkpoints,
     pub(crate) process: ProcessSettings,
     pub(crate) qemu: qemu::Settings,
@@ -309,6 +314,7 @@ impl Config {
                     .max_queued_per_organization
                     .unwrap_or((queued / ORGANIZATION_SHARE).max(1)),
             },
+            longest_turn: millis(raw.wakes.longest_turn_ms, DEFAULT_LONGEST_TURN),
             checkpoints: raw.checkpoints.check().map_err(|(key, reason)| refusal(key, reason))?,
             process: raw.process,
             qemu: raw.qemu,
@@ -350,6 +356,7 @@ mod tests {
         assert_eq!(config.stop_grace, DEFAULT_STOP_GRACE);
         assert_eq!(config.holder_ttl, DEFAULT_HOLDER_TTL);
         assert_eq!(config.drain_grace, DEFAULT_DRAIN_GRACE);
+        assert_eq!(config.longest_turn, DEFAULT_LONGEST_TURN);
         assert_eq!(config.wakes.queued, DEFAULT_MAX_QUEUED_WAKES);
         assert_eq!(config.wakes.queued_per_organization, DEFAULT_MAX_QUEUED_WAKES / ORGANIZATION_SHARE);
         assert_eq!(config.on_shutdown, OnShutdown::Stop);

@@ -4,7 +4,7 @@ use std::{fs, os::unix::fs::PermissionsExt, time::Duration};
 
 use anyhow::ensure;
 use serde_json::json;
-use test_support::{Options, Program, SpriteUrl, World, program};
+use test_support::{Options, Program, SpriteUrl, World, eventually, program};
 
 const SOON: Duration = Duration::from_secs(10);
 
@@ -82,5 +82,31 @@ async fn a_start_command_that_fails_is_quoted_to_the_client() -> anyhow::Result<
         answer.body
     );
     ensure!(!answer.header("retry-after").is_empty());
+    world.stop().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_start_that_takes_long_keeps_no_other_waiting() -> anyhow::Result<()> {
+    let agent = "[wakes]\nmax_at_once = 1\nlongest_turn_ms = 300\n\
+                 [[command]]\norganization = \"acme\"\nname = \"slow\"\nweb = \"127.0.0.1:9\"\n\
+                 start = [\"/bin/sleep\", \"10\"]\nstop = [\"/bin/true\"]\n";
+    let world = World::start(Options { agent: agent.to_owned(), ..Options::default() }).await?;
+    let other = world.create("other", "public").await?;
+    let slow = world.call("POST", "/v1/sprites/slow/wake", None);
+    let quick = async {
+        eventually(SOON, || async { Ok(world.why("slow").await?["phase"] == "starting") }).await?;
+        world.install_backend("other").await?;
+        world.service("other", "web", json!({ "cmd": "/opt/backend", "args": ["8080"] })).await?;
+        let answer = world.get(&other, "/").await?;
+        ensure!(answer.status == 200, "{} {}", answer.status, answer.body);
+        ensure!(world.why("slow").await?["phase"] == "starting", "it is up already: this proves nothing");
+        anyhow::Ok(())
+    };
+    tokio::select! {
+        done = quick => done?,
+        (status, answer) = async { slow.await.unwrap_or_default() } => {
+            anyhow::bail!("the slow one was up first: {status} {answer}");
+        }
+    }
     world.stop().await
 }

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::ensure;
 use futures_util::{StreamExt, stream};
-use test_support::{Answer, Options, Raw, World};
+use test_support::{Answer, Driver, Options, Raw, World};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -139,5 +139,36 @@ async fn a_forced_sleep_under_load_waits_for_nobody_in_line() -> anyhow::Result<
         let longest = longest?;
         ensure!(longest < LONGEST, "a request waited for {longest:?}");
     }
+    world.stop().await
+}
+
+/// A host wakes so many at once and no more, but nobody may wait for a sprite that does not go on when it is let.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sprite_that_goes_on_in_vain_keeps_no_other_waiting() -> anyhow::Result<()> {
+    let agent = "[wakes]\nmax_at_once = 1\nlongest_turn_ms = 60000\n".to_owned();
+    let world = World::start(Options { agent, ..Options::default() }).await?;
+    if world.driver() != Driver::Process {
+        // A stopped machine monitor is no stopped runtime: it can't be told to go on.
+        return world.stop().await;
+    }
+    let stopped = world.create_with_backend("stopped", "public").await?;
+    let other = world.create_with_backend("other", "public").await?;
+    world.get(&stopped, "/").await?;
+    world.sleep("stopped", "warm").await?;
+    world.sleep("other", "warm").await?;
+    let record = world.state_dir().join("sprites").join(world.id("stopped").await?).join("run/process.json");
+    let process: serde_json::Value = serde_json::from_slice(&std::fs::read(record)?)?;
+    let pid = nix::unistd::Pid::from_raw(i32::try_from(process["pid"].as_i64().unwrap_or_default())?);
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGSTOP)?;
+
+    let waiting = tokio::spawn(world.request("GET", &stopped, "/").send());
+    world.until("stopped", "running", PATIENCE).await?;
+    let began = Instant::now();
+    assert_eq!(world.get(&other, "/").await?.status, 200);
+    let took = began.elapsed();
+    ensure!(took < Duration::from_secs(5), "the other waited {took:?} for its turn");
+    ensure!(!waiting.is_finished(), "it was not stopped: this proves nothing");
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGCONT)?;
+    assert_eq!(waiting.await??.status(), 200);
     world.stop().await
 }

@@ -35,6 +35,8 @@ pub(super) enum News {
     Ended(u64),
     /// The sprite was used.
     Touched,
+    /// It has answered a [`Command::Ping`].
+    Answered,
     /// A program inside wants to know something, or have something done.
     Asked(u64, Question),
 }
@@ -128,7 +130,8 @@ async fn pass_on(events: &mut EventReader, news: &mpsc::Sender<News>) -> std::io
             Event::ActivityEnded { id } => News::Ended(id),
             Event::Touched => News::Touched,
             Event::Asked { id, question } => News::Asked(id, question),
-            Event::Ready | Event::PortOpened(_) | Event::PortClosed(_) | Event::Pong => continue,
+            Event::Pong => News::Answered,
+            Event::Ready | Event::PortOpened(_) | Event::PortClosed(_) => continue,
         };
         if news.send(told).await.is_err() {
             return Ok(Ended::Link);

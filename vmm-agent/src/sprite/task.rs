@@ -16,10 +16,10 @@ use lifecycle::{
     Capabilities, Confirmation, Demand, Depth, Effect, Event, Found, Machine, Public, Refusal, Revocation,
     Settings, Timing, Transition,
 };
-use runtime_api::{Activity, ActivityKind, ControlStream};
+use runtime_api::{Activity, ActivityKind, Command, ControlStream};
 use tokio::{
     sync::{mpsc, oneshot},
-    time::sleep_until,
+    time::{Instant, sleep_until},
 };
 use tracing::{info, warn};
 
@@ -43,6 +43,9 @@ const WAKE_ORDER: &str = "wake-order";
 /// When a sprite that the scheduler has no room for should be asked for again: about the time in which
 /// a full queue of cold starts moves on.
 const FULL_RETRY: Duration = Duration::from_secs(2);
+/// How long a sprite that goes on after a pause keeps its turn at most while its runtime does not answer: it may be
+/// stopped inside, and others must not wait for that.
+const LONGEST_SETTLING: Duration = Duration::from_millis(100);
 
 struct Task {
     agent: Arc<Agent>,
@@ -64,6 +67,11 @@ struct Task {
     operation: Option<Operation>,
     /// Our place in the host's wake queue.
     turn: Option<oneshot::Receiver<()>>,
+    /// Until when we may keep our turn, while we have one. It paces and excludes nobody: one whose wake takes longer
+    /// does not keep the others waiting.
+    turn_ends: Option<Instant>,
+    /// It goes on after a pause, and its runtime has yet to answer.
+    settling: bool,
     wake_orders: Vec<Reply<WhyAwake>>,
     wake_attempt: Attempt,
     /// Why the last state change could not be written down, if it could not.
@@ -119,9 +127,11 @@ pub(super) async fn run(
             turn = or_never(task.turn.as_mut()) => {
                 task.turn = None;
                 if turn.is_ok() {
+                    task.turn_begins();
                     task.tell(Event::WakeAdmitted).await;
                 }
             }
+            () = until(task.turn_ends) => task.give_turn_back(),
             () = async { sleep_until(agent.instant(wakeup.unwrap_or_default())).await }, if wakeup.is_some() => {
                 task.grantor.expire(agent.now());
                 task.tell(Event::Tick).await;
@@ -143,6 +153,13 @@ pub(super) async fn run(
 async fn or_never<F: Future + Unpin>(future: Option<&mut F>) -> F::Output {
     match future {
         Some(future) => future.await,
+        None => pending().await,
+    }
+}
+
+async fn until(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => sleep_until(deadline).await,
         None => pending().await,
     }
 }
@@ -182,6 +199,8 @@ impl Task {
             book,
             operation: None,
             turn: None,
+            turn_ends: None,
+            settling: false,
             wake_orders: Vec::new(),
             wake_attempt: Attempt::default(),
             unwritten: None,
@@ -318,6 +337,9 @@ impl Task {
             }
             News::Ended(id) => self.grantor.activity_ended(id, now),
             News::Touched => self.grantor.touch(now),
+            News::Answered if self.settling => self.give_turn_back(),
+            // Too late. By now it may wait for another turn.
+            News::Answered => {}
             News::Asked(id, question) => self.asked_inside(id, question).await,
         }
         self.tell(Event::Tick).await;
@@ -408,6 +430,8 @@ impl Task {
                 if control.is_some() {
                     self.watch_exit();
                     self.link(control);
+                } else {
+                    self.settle();
                 }
             }
             (Call::Suspend, true) => self.link = None,
@@ -418,6 +442,25 @@ impl Task {
             (Call::Checkpoint(_) | Call::Restore(_), _) => self.made_by_the_lifecycle(&outcome).await,
         }
         self.tell(Event::DriverDone { transition, outcome }).await;
+    }
+
+    fn turn_begins(&mut self) {
+        self.turn_ends = Some(Instant::now() + self.agent.config.longest_turn);
+    }
+
+    fn give_turn_back(&mut self) {
+        self.turn = None;
+        self.turn_ends = None;
+        self.settling = false;
+        self.agent.wakes.finished(self.sprite.id);
+    }
+
+    /// It may go on, which costs processor time that it has yet to get. Were all that are paused told to go on at once,
+    /// they would make a queue at the processors, and whoever is awake would stand in it. So we keep our turn
+    /// until its runtime has run.
+    fn settle(&mut self) {
+        self.settling =
+            self.link.as_ref().is_some_and(|link| link.commands().try_send(Command::Ping).is_ok());
     }
 
     fn watch_exit(&mut self) {
@@ -431,14 +474,17 @@ impl Task {
     async fn perform(&mut self, effect: Effect) -> Option<Event> {
         match effect {
             Effect::AskWake => match self.agent.wakes.ask(self.sprite.id, &self.sprite.organization) {
-                Turn::Now => return Some(Event::WakeAdmitted),
+                Turn::Now => {
+                    self.turn_begins();
+                    return Some(Event::WakeAdmitted);
+                }
                 Turn::Later(turn) => self.turn = Some(turn),
                 Turn::Full => return Some(Event::WakeRefused { retry_after: FULL_RETRY }),
             },
-            Effect::CancelWake | Effect::WakeDone => {
-                self.turn = None;
-                self.agent.wakes.finished(self.sprite.id);
+            Effect::WakeDone if self.settling => {
+                self.turn_ends = self.turn_ends.map(|ends| ends.min(Instant::now() + LONGEST_SETTLING));
             }
+            Effect::CancelWake | Effect::WakeDone => self.give_turn_back(),
             Effect::Changed => {
                 if self.machine.public() == Public::Cold {
                     self.grantor.activities_gone(self.agent.now());
