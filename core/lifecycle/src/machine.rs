@@ -12,7 +12,7 @@
 //!     └─── Stopping ◄──────────────────────┐       │ done                                 │
 //!           │    ▲ resume failed           │       ▼            AskWake, admitted         │
 //!           │    └──────────────────────── │ ──── Warm ─────────────────────────────► Resuming
-//!           ▼ failed                       └──────┘ ▲ │ suspend_after
+//!           ▼ failed                       └──────┘ ▲ │ suspend_after      (failed, as it was: Warm)
 //!         Stuck (tried again)              Suspending ┘
 //!
 //!   from every state at rest: Checkpointing → the same state; Stopping → Restoring → Cold;
@@ -70,6 +70,8 @@ pub struct Machine {
     failures: u32,
     /// Pauses, suspends and stops that failed, in a row.
     failed_sinks: u32,
+    /// Resumes that failed and changed nothing, in a row.
+    declined: u32,
     trouble: Option<Trouble>,
     woken_from: Public,
     /// What [`Effect::Changed`] told last.
@@ -93,11 +95,23 @@ impl Machine {
                 (Rest::Running(Awake { since: now, not_before: holders_back_by }), Public::Running)
             }
             Found::Paused => (
-                Rest::Warm(Asleep { memory: Memory::Ram, since: now, not_before: holders_back_by }),
+                Rest::Warm(Asleep {
+                    memory: Memory::Ram,
+                    since: now,
+                    not_before: holders_back_by,
+                    wakes_from: now,
+                    ordered: true,
+                }),
                 Public::Warm,
             ),
             Found::Suspended => (
-                Rest::Warm(Asleep { memory: Memory::Disk, since: now, not_before: holders_back_by }),
+                Rest::Warm(Asleep {
+                    memory: Memory::Disk,
+                    since: now,
+                    not_before: holders_back_by,
+                    wakes_from: now,
+                    ordered: true,
+                }),
                 Public::Warm,
             ),
             Found::Stopped => (Rest::Cold, Public::Cold),
@@ -117,6 +131,7 @@ impl Machine {
             transition: Transition(0),
             failures: 0,
             failed_sinks: 0,
+            declined: 0,
             trouble: None,
             woken_from: public,
             told: (public, epoch),
@@ -133,11 +148,20 @@ impl Machine {
             Event::WakeRefused { retry_after } => {
                 if self.slot == Slot::Asked {
                     self.slot = Slot::None;
-                    step.refuse(Refusal::HostFull, Some(retry_after));
+                    self.wake_refused(retry_after, &mut step);
                 }
             }
             Event::DriverDone { transition, outcome } => match self.state {
                 State::Busy(busy) if busy.transition == transition => self.done(busy, outcome, &mut step),
+                // Of a call that was abandoned.
+                State::Busy(_)
+                | State::Resting(_)
+                | State::Draining { .. }
+                | State::Stuck { .. }
+                | State::Destroyed => {}
+            },
+            Event::DriverDeclined { transition, reason } => match self.state {
+                State::Busy(busy) if busy.transition == transition => self.declined(busy, reason, &mut step),
                 // Of a call that was abandoned.
                 State::Busy(_)
                 | State::Resting(_)

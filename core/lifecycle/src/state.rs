@@ -21,6 +21,11 @@ pub(crate) struct Asleep {
     pub(crate) since: Moment,
     /// It does not sink deeper before: that has failed.
     pub(crate) not_before: Moment,
+    /// It is not woken before: that has failed, and it is as it was.
+    pub(crate) wakes_from: Moment,
+    /// Somebody ordered it: what goes on inside stays frozen until somebody waits. What puts itself to sleep for want
+    /// of use is woken by anything that turns out to have begun before it slept.
+    pub(crate) ordered: bool,
 }
 
 /// Where a warm sprite's memory is.

@@ -9,8 +9,9 @@ use ids::{Epoch, Moment};
 pub enum Demand {
     /// Somebody waits for it to be awake.
     Waiting,
-    /// Nobody waits; a lease or something inside keeps it awake. Wakes nothing: a command that was frozen
-    /// by an explicit sleep stays frozen until somebody waits.
+    /// Nobody waits; a lease or something inside keeps it awake. Wakes only a sprite that went to sleep for want of
+    /// use, for then it began too late to be heard of: a command that was frozen by an explicit sleep stays frozen
+    /// until somebody waits.
     Held,
     /// Nothing has needed it since.
     IdleSince(Moment),
@@ -113,6 +114,13 @@ pub enum Event {
         transition: Transition,
         /// How; the error is for people.
         outcome: Result<(), String>,
+    },
+    /// A driver call failed before it had changed anything.
+    DriverDeclined {
+        /// Which.
+        transition: Transition,
+        /// Why, for people.
+        reason: String,
     },
     /// The sprite's first process ended. In an epoch that is over this changes nothing.
     Exited {

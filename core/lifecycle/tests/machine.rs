@@ -110,6 +110,87 @@ fn a_paused_sprite_resumes_in_the_same_epoch_and_a_suspended_one_in_a_new_one() 
 }
 
 #[test]
+fn a_memory_outlives_a_wake_that_failed_and_changed_nothing() {
+    let mut machine = Machine::new(settings(true, true), Found::Suspended, Epoch(7), at(0), at(0));
+    let mut now = at(1_000);
+    for (failures, wait_ms) in [(1, 1_000), (2, 2_000), (3, 4_000)] {
+        assert_eq!(machine.handle(Event::Tick, Demand::Waiting, now), [Effect::AskWake]);
+        let resumed = machine.handle(Event::WakeAdmitted, Demand::Waiting, now);
+        let transition = call(&resumed).unwrap();
+        assert_eq!(machine.confirm(transition, Demand::Waiting, now), Confirmation::Go);
+        let declined = Event::DriverDeclined { transition, reason: "no process".into() };
+        let wait = Duration::from_millis(wait_ms);
+        let refusal = Refusal::Failed("no process".into());
+        let refused = Effect::Refuse { refusal: refusal.clone(), retry_after: Some(wait) };
+        assert_eq!(machine.handle(declined, Demand::Waiting, now), [Effect::WakeDone, refused]);
+        assert_eq!((machine.phase(), machine.public()), ("suspended", Public::Warm));
+        assert_eq!(machine.trouble().unwrap().retry_at, Some(now + wait), "after {failures} failures");
+        // Whoever comes too early hears the same.
+        let early = Effect::Refuse { refusal, retry_after: Some(MS) };
+        assert_eq!(machine.handle(Event::Tick, Demand::Waiting, now + (wait - MS)), [early]);
+        now = now + wait;
+    }
+    let _ = machine.handle(Event::Tick, Demand::Waiting, now);
+    let resumed = machine.handle(Event::WakeAdmitted, Demand::Waiting, now);
+    // Each attempt has an epoch of its own.
+    assert!(resumed.contains(&Effect::Resume { transition: Transition(4), epoch: Epoch(11) }), "{resumed:?}");
+    let _ = make(&mut machine, &resumed, Demand::Waiting, now);
+    assert_eq!((machine.phase(), machine.trouble()), ("running", None));
+}
+
+#[test]
+fn a_memory_that_can_not_be_woken_goes_cold_in_its_time() {
+    let mut machine = Machine::new(settings(true, true), Found::Suspended, Epoch(7), at(0), at(0));
+    let _ = machine.handle(Event::Tick, Demand::Waiting, at(1));
+    let resumed = machine.handle(Event::WakeAdmitted, Demand::Waiting, at(1));
+    let transition = call(&resumed).unwrap();
+    assert_eq!(machine.confirm(transition, Demand::Waiting, at(1)), Confirmation::Go);
+    let declined = Event::DriverDeclined { transition, reason: "no process".into() };
+    let _ = machine.handle(declined, Demand::Waiting, at(2));
+    assert_eq!(machine.next_wakeup(), Some(at(0) + COLD));
+    assert_eq!(machine.handle(Event::Tick, idle(), at(0) + COLD), [Effect::Stop(Transition(2))]);
+}
+
+#[test]
+fn what_began_before_an_idle_sprite_slept_wakes_it_and_what_an_order_froze_does_not() {
+    for depth in [None, Some(Depth::Warm)] {
+        let mut machine = running();
+        let paused = match depth {
+            None => machine.handle(Event::Tick, idle(), at(30_000)),
+            Some(depth) => machine.handle(Event::Sleep(depth), idle(), at(30_000)),
+        };
+        let transition = call(&paused).unwrap();
+        assert_eq!(machine.confirm(transition, idle(), at(30_000)), Confirmation::Go);
+        // While the driver works, something begins inside.
+        assert_eq!(machine.handle(Event::Tick, Demand::Held, at(30_001)), []);
+        let done = Event::DriverDone { transition, outcome: Ok(()) };
+        let slept = machine.handle(done, Demand::Held, at(30_100));
+        if depth.is_some() {
+            assert_eq!(slept, [Effect::Changed]);
+            continue;
+        }
+        assert_eq!(slept, [Effect::Changed, Effect::AskWake]);
+        // The host has no room at first: it is asked again, unless it was over by then.
+        let full = Event::WakeRefused { retry_after: MS * 500 };
+        assert_eq!(machine.handle(full, Demand::Held, at(30_100)), []);
+        assert_eq!(machine.next_wakeup(), Some(at(30_600)));
+        assert_eq!(machine.handle(Event::Tick, Demand::Held, at(30_599)), []);
+        assert_eq!(machine.handle(Event::Tick, Demand::Held, at(30_600)), [Effect::AskWake]);
+        let resumed = machine.handle(Event::WakeAdmitted, Demand::Held, at(30_601));
+        assert_eq!(
+            make(&mut machine, &resumed, Demand::Held, at(30_602)),
+            [Effect::WakeDone, Effect::Changed]
+        );
+        assert_eq!(machine.phase(), "running");
+    }
+    // What is heard of only when it sleeps is no different.
+    let mut machine = running();
+    let paused = machine.handle(Event::Tick, idle(), at(30_000));
+    assert_eq!(make(&mut machine, &paused, idle(), at(30_001)), [Effect::Changed]);
+    assert_eq!(machine.handle(Event::Tick, Demand::Held, at(30_002)), [Effect::AskWake]);
+}
+
+#[test]
 fn t5_it_sleeps_at_the_idle_timeout_and_not_a_millisecond_sooner() {
     let mut machine = running();
     let last = at(12_345);

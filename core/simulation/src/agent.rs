@@ -403,7 +403,13 @@ impl World {
         {
             living.waking -= 1;
         }
-        self.tell(run, sprite, Input::DriverDone { transition, outcome });
+        let kept = matches!(call, Call::Resume(_)) && self.sprites[sprite].process != Process::None;
+        let input = match outcome {
+            // Half of the wakes that fail do so before anything has changed.
+            Err(reason) if kept && self.random.per_mille(500) => Input::DriverDeclined { transition, reason },
+            outcome => Input::DriverDone { transition, outcome },
+        };
+        self.tell(run, sprite, input);
     }
 
     /// A command begins inside a sprite; it runs as long as it likes.

@@ -118,6 +118,39 @@ async fn a_memory_that_does_not_fit_any_more_is_a_cold_start_with_a_reason() -> 
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_memory_outlives_a_wake_for_which_the_host_has_no_process() -> anyhow::Result<()> {
+    let dir = tempfile::tempdir()?;
+    let (program, broken) = (dir.path().join("qemu"), dir.path().join("broken"));
+    let script = format!(
+        "#!/bin/sh\nif [ -e {} ]; then echo no process to spare >&2; exit 1; fi\nexec qemu-system-x86_64 \"$@\"\n",
+        broken.display()
+    );
+    std::fs::write(&program, script)?;
+    std::fs::set_permissions(&program, std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
+    let world = World::start(Options { agent: format!("program = {program:?}\n"), ..machines() }).await?;
+    let sprite = world.create_with_backend("kept", "public").await?;
+    let before = world.get(&sprite, "/nonce").await?.json()?;
+    world.sleep("kept", "suspended").await?;
+    std::fs::write(&broken, "")?;
+    for _ in 0..2 {
+        let refused = world.get(&sprite, "/nonce").await?;
+        assert_eq!(refused.status, 503, "{}", refused.body);
+        ensure!(refused.headers.contains_key("retry-after"), "{refused:?}");
+        let why = world.why("kept").await?;
+        assert_eq!(why["phase"], "suspended", "{why}");
+        let trouble = why["trouble"]["message"].as_str().context("a reason")?;
+        ensure!(trouble.contains("no process to spare") && trouble.contains("as it was"), "{why}");
+        ensure!(why["trouble"]["retry_in_ms"].is_u64(), "{why}");
+    }
+    std::fs::remove_file(&broken)?;
+    eventually(SOON, || async { Ok(world.get(&sprite, "/").await?.status == 200) }).await?;
+    let after = world.get(&sprite, "/nonce").await?.json()?;
+    assert_eq!(after["nonce"], before["nonce"], "its memory is the same");
+    assert_eq!(world.why("kept").await?["trouble"], Value::Null);
+    world.stop().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_destroyed_machine_leaves_nothing() -> anyhow::Result<()> {
     let world = World::start(machines()).await?;
     for (name, depth) in [("a", None), ("b", Some("warm")), ("c", Some("suspended"))] {

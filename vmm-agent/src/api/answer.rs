@@ -79,11 +79,14 @@ impl From<DriverError> for Failure {
             matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
         };
         match &error {
-            DriverError::Host { source, .. } if full(source) => disk_full(),
+            DriverError::Host { source, .. } | DriverError::AsItWas { source, .. } if full(source) => {
+                disk_full()
+            }
             DriverError::NoRoom { .. } => {
                 Self::new(StatusCode::INSUFFICIENT_STORAGE, "disk_full", error.to_string())
             }
             DriverError::Host { .. }
+            | DriverError::AsItWas { .. }
             | DriverError::TimedOut { .. }
             | DriverError::Unsupported { .. }
             | DriverError::NotRunning { .. }

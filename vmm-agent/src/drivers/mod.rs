@@ -170,6 +170,19 @@ pub(crate) enum DriverError {
         /// How much there is, less what is to stay free.
         left_mib: u64,
     },
+    /// The host refused something before anything of the sprite had changed.
+    #[error("could not {verb} sprite {id}, which is as it was: {step}")]
+    AsItWas {
+        /// What was asked.
+        verb: Verb,
+        /// Of which sprite.
+        id: SpriteId,
+        /// The step that failed, and on what.
+        step: String,
+        /// What the host said.
+        #[source]
+        source: io::Error,
+    },
     /// The host refused something.
     #[error("could not {verb} sprite {id}: {step}")]
     Host {
@@ -195,6 +208,20 @@ pub(crate) enum DriverError {
         /// What it was given.
         limit: Duration,
     },
+}
+
+impl DriverError {
+    /// Whether the sprite is certainly as it was before the call: a memory on disk, say, can still be loaded.
+    pub(crate) const fn changed_nothing(&self) -> bool {
+        match self {
+            Self::Unsupported { .. } | Self::NoRoom { .. } | Self::AsItWas { .. } => true,
+            Self::NotRunning { .. }
+            | Self::AlreadyRunning { .. }
+            | Self::NoCheckpoint { .. }
+            | Self::Host { .. }
+            | Self::TimedOut { .. } => false,
+        }
+    }
 }
 
 /// Runs sprites.
@@ -240,7 +267,8 @@ pub(crate) trait Driver: Send + Sync + fmt::Debug {
     /// Starts the sprite's time again, wherever its memory is. Repeating it on a running sprite does nothing.
     ///
     /// After an error a paused sprite is paused, or was; one whose memory was on disk may have lost it, and is to be
-    /// [stopped](Self::stop). A memory is never used twice.
+    /// [stopped](Self::stop), unless the error says that it [changed nothing](DriverError::changed_nothing). A memory
+    /// is never used twice.
     ///
     /// # Cancel safety
     /// As with [`pause`](Self::pause); one whose memory was on disk is to be stopped.

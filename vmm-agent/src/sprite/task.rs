@@ -28,7 +28,7 @@ use super::{
     Begin, Message, Reply, SpriteError,
     book::Book,
     link::{Link, News},
-    transition::{self, Call, Ended},
+    transition::{self, Call, Ended, Failed},
 };
 use crate::{
     agent::{Agent, check_timing},
@@ -395,7 +395,8 @@ impl Task {
                 self.call = Some(match failed {
                     // An epoch that is not written down could be given out twice.
                     Some(reason) => {
-                        let ended = Ended { transition, call, outcome: Err(reason), control: None };
+                        let ended =
+                            Ended { transition, call, outcome: Err(Failed::midway(reason)), control: None };
                         Box::pin(std::future::ready(ended))
                     }
                     None => Box::pin(transition::perform(
@@ -441,7 +442,12 @@ impl Task {
             | (Call::Pause | Call::Unwanted, _) => {}
             (Call::Checkpoint(_) | Call::Restore(_), _) => self.made_by_the_lifecycle(&outcome).await,
         }
-        self.tell(Event::DriverDone { transition, outcome }).await;
+        self.tell(match outcome {
+            Err(Failed { reason, changed_nothing: true }) => Event::DriverDeclined { transition, reason },
+            Err(Failed { reason, .. }) => Event::DriverDone { transition, outcome: Err(reason) },
+            Ok(()) => Event::DriverDone { transition, outcome: Ok(()) },
+        })
+        .await;
     }
 
     fn turn_begins(&mut self) {

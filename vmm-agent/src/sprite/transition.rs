@@ -55,9 +55,32 @@ impl Call {
 pub(super) struct Ended {
     pub(super) transition: Transition,
     pub(super) call: Call,
-    pub(super) outcome: Result<(), String>,
+    pub(super) outcome: Result<(), Failed>,
     /// Of a start, or a return from disk: the stream over which the runtime was configured.
     pub(super) control: Option<ControlStream>,
+}
+
+/// Why a driver call failed.
+#[derive(Debug)]
+pub(super) struct Failed {
+    /// For people.
+    pub(super) reason: String,
+    /// Whether the sprite is certainly as it was.
+    pub(super) changed_nothing: bool,
+}
+
+impl Failed {
+    /// It may have changed something.
+    pub(super) const fn midway(reason: String) -> Self {
+        Self { reason, changed_nothing: false }
+    }
+}
+
+impl From<CallError> for Failed {
+    fn from(error: CallError) -> Self {
+        let changed_nothing = matches!(&error, CallError::Driver(error) if error.changed_nothing());
+        Self { reason: chain(&error), changed_nothing }
+    }
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -95,10 +118,12 @@ pub(super) async fn perform(agent: Arc<Agent>, sprite: Sprite, transition: Trans
     let elapsed = began.elapsed();
     let (outcome, verb) = (if done.is_ok() { "ok" } else { "error" }, call.verb());
     agent.metrics.transitions.with_label_values(&[verb, outcome]).observe(elapsed.as_secs_f64());
-    let outcome = done.map_err(|error| chain(&error));
+    let outcome = done.map_err(Failed::from);
     match &outcome {
         Ok(()) => info!(sprite = %sprite.id, name = %sprite.name, verb, ?elapsed, "Transition done"),
-        Err(error) => warn!(sprite = %sprite.id, name = %sprite.name, verb, error, "Transition failed"),
+        Err(Failed { reason, .. }) => {
+            warn!(sprite = %sprite.id, name = %sprite.name, verb, error = reason, "Transition failed");
+        }
     }
     Ended { transition, call, outcome, control }
 }

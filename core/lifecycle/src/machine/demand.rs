@@ -28,7 +28,19 @@ impl Machine {
                 let reason = self.trouble.as_ref().map_or_else(String::new, |trouble| trouble.reason.clone());
                 step.refuse(Refusal::Failed(reason), Some(retry_at - step.now));
             }
+            // Its wake has failed, and it is as it was.
+            (Rest::Warm(asleep), Demand::Waiting) if step.now < asleep.wakes_from => {
+                let reason = self.trouble.as_ref().map_or_else(String::new, |trouble| trouble.reason.clone());
+                step.refuse(Refusal::Failed(reason), Some(asleep.wakes_from - step.now));
+                self.sink_deeper(asleep, step);
+            }
             (Rest::Cold | Rest::Failed { .. } | Rest::Warm(_), Demand::Waiting) => self.want_wake(rest, step),
+            // It began before the sprite slept, and was heard of too late.
+            (Rest::Warm(asleep), Demand::Held) if !asleep.ordered => {
+                if self.slot == Slot::Admitted || self.due(asleep.wakes_from, step) {
+                    self.want_wake(rest, step);
+                }
+            }
             // A wake that lost its sprite's memory goes on to its end, though nobody may wait any more.
             (Rest::Cold | Rest::Failed { .. }, Demand::Held | Demand::IdleSince(_)) => match self.slot {
                 Slot::Admitted => self.wake(rest, step),
@@ -63,12 +75,29 @@ impl Machine {
             (State::Resting(rest), Demand::Waiting) => {
                 self.orders == Orders::default() && !matches!(rest, Rest::Running(_))
             }
+            (State::Resting(Rest::Warm(asleep)), Demand::Held) => {
+                self.orders == Orders::default() && !asleep.ordered
+            }
             // Nobody waits any more, or something else is under way; whoever waits at its end asks again.
             (State::Resting(_), Demand::Held | Demand::IdleSince(_))
             | (State::Draining { .. } | State::Busy(_) | State::Stuck { .. } | State::Destroyed, _) => false,
         };
         if !wakes {
             self.end_wake(step);
+        }
+    }
+
+    /// The host has no room: whoever waits may come again, and so does what began inside.
+    pub(super) fn wake_refused(&mut self, retry_after: Duration, step: &mut Step) {
+        match &mut self.state {
+            State::Resting(Rest::Warm(asleep)) if step.demand == Demand::Held => {
+                asleep.wakes_from = step.now + retry_after;
+            }
+            State::Resting(_)
+            | State::Draining { .. }
+            | State::Busy(_)
+            | State::Stuck { .. }
+            | State::Destroyed => step.refuse(Refusal::HostFull, Some(retry_after)),
         }
     }
 

@@ -23,6 +23,7 @@ impl Machine {
                 self.end_wake(step);
                 let awake = Awake { since: now, not_before: now };
                 self.trouble = None;
+                self.declined = 0;
                 match busy.died {
                     false => self.enter(State::Resting(Rest::Running(awake)), step),
                     true => self.crash(awake, step),
@@ -43,6 +44,7 @@ impl Machine {
             }
             // Pausing → Warm
             (Call::Pausing(_), Ok(())) => {
+                let ordered = self.orders.sleep.is_some();
                 self.slept();
                 match busy.died {
                     false => self.enter(
@@ -50,6 +52,8 @@ impl Machine {
                             memory: Memory::Ram,
                             since: now,
                             not_before: now,
+                            wakes_from: now,
+                            ordered,
                         })),
                         step,
                     ),
@@ -80,6 +84,7 @@ impl Machine {
             }
             // Stopping → Cold
             (Call::Stopping(before), Ok(())) => {
+                self.declined = 0;
                 match before {
                     Rest::Running(_) => self.slept(),
                     Rest::Warm(_) | Rest::Cold | Rest::Failed { .. } => self.failed_sinks = 0,
@@ -108,6 +113,32 @@ impl Machine {
                 self.enter(State::Destroyed, step);
                 step.effects.push(Effect::Gone);
             }
+        }
+    }
+
+    /// A driver call failed before it had changed anything. Only a wake makes use of that: whatever else fails leaves
+    /// things as they were anyway, or is not trusted to.
+    pub(super) fn declined(&mut self, busy: Busy, reason: String, step: &mut Step) {
+        match (busy.call, busy.died) {
+            // Resuming → Warm
+            (Call::Resuming(asleep), false) => {
+                self.end_wake(step);
+                self.declined = self.declined.saturating_add(1);
+                let wakes_from = step.now + backoff::after(self.declined);
+                self.fail(reason, Some(wakes_from));
+                self.enter(State::Resting(Rest::Warm(Asleep { wakes_from, ..asleep })), step);
+            }
+            (
+                Call::Resuming(_)
+                | Call::Starting
+                | Call::Pausing(_)
+                | Call::Suspending(_)
+                | Call::Stopping(_)
+                | Call::Checkpointing(_)
+                | Call::Restoring
+                | Call::Destroying,
+                _,
+            ) => self.done(busy, Err(reason), step),
         }
     }
 

@@ -488,7 +488,11 @@ impl Host {
         }
         let memory = Memory::ready(&files).map_err(failed("read about its memory"))?;
         let memory = memory.ok_or(DriverError::NotRunning { verb, id })?;
-        let machine = self.spawn(id, &files, Some(&memory)).await.map_err(failed("start firecracker"))?;
+        let spawned = self.spawn(id, &files, Some(&memory)).await;
+        let machine = spawned.map_err(|source| {
+            let step = "start firecracker".to_owned();
+            DriverError::AsItWas { verb, id, step, source }
+        })?;
         let machine = Arc::new(machine);
         self.running.insert(id, Arc::clone(&machine));
         if let Err(error) = self.load(&machine, &files, &memory).await {

@@ -69,8 +69,9 @@ impl Machine<'_> {
             "-object",
             format!("memory-backend-file,id=mem,size={memory_mib}M,mem-path={},share=on", text(&files.ram())),
         );
-        words.add("-kernel", text(self.kernel));
-        words.add("-initrd", text(self.initramfs));
+        // These two are names and nothing else.
+        words.add("-kernel", self.kernel.to_string_lossy().into_owned());
+        words.add("-initrd", self.initramfs.to_string_lossy().into_owned());
         words.add("-append", self.command_line());
         // A state that was saved of a paused machine is loaded into one that waits, too.
         words.add("-global", "migration.store-global-state=off".into());
@@ -160,6 +161,15 @@ pub(super) fn with_disk(machine: &[String], disk: &Path) -> Vec<String> {
     machine.iter().map(word).collect()
 }
 
+/// The files that a machine which is made of `machine` boots from. One that goes on needs them, too.
+pub(super) fn boots_from(machine: &[String]) -> impl Iterator<Item = &Path> {
+    let named = machine.windows(2).filter_map(|words| match words {
+        [option, file] if matches!(option.as_str(), "-kernel" | "-initrd") => Some(file.as_str()),
+        _ => None,
+    });
+    named.map(Path::new)
+}
+
 struct Words(Vec<String>);
 
 impl Words {
@@ -222,7 +232,8 @@ mod tests {
         let run = Run { monitor: 7, multiplexed: 8, incoming: true }.arguments(&made);
         assert!(run.windows(made.len()).any(|part| part == made));
         assert!(run.ends_with(&["-incoming".into(), "defer".into(), "-S".into()]));
-        assert!(made.contains(&"/images/a,,b/vmlinux".to_owned()));
+        let boots_from: Vec<_> = boots_from(&made).collect();
+        assert_eq!(boots_from, [Path::new("/images/a,b/vmlinux"), Path::new("/images/initramfs")]);
         let moved = with_disk(&made, Path::new("/layers/2.qcow2"));
         assert_eq!(moved.iter().zip(&made).filter(|(one, other)| one != other).count(), 1);
         assert!(moved.join(" ").contains("filename=/layers/2.qcow2"));

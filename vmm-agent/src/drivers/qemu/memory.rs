@@ -16,14 +16,13 @@ use std::{
     fs::{self, File},
     io,
     os::unix::fs::OpenOptionsExt as _,
-    path::PathBuf,
 };
 
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::{
-    arguments::Runs,
+    arguments::{Runs, boots_from},
     layout::Files,
     machine::{Failure, Machine, failed},
     qmp::Direction,
@@ -41,6 +40,8 @@ pub(super) struct Manifest {
     pub(super) runs: Runs,
     /// What the machine is made of.
     pub(super) machine: Vec<String>,
+    /// How large its RAM's file is, in bytes.
+    ram: u64,
     /// Which boot of the host it was.
     boot: String,
     /// Whether state and RAM were written out.
@@ -81,6 +82,7 @@ pub(super) async fn save(
         qemu: qemu.to_owned(),
         runs,
         machine: words.to_vec(),
+        ram: fs::metadata(files.ram()).map_err(failed("look at its RAM"))?.len(),
         boot: boot_id().map_err(failed("read which boot this is"))?,
         durable: false,
     };
@@ -147,19 +149,34 @@ pub(super) fn find(files: &Files, qemu: &str) -> io::Result<Found> {
     if manifest.qemu != qemu {
         return Ok(Found::Unusable(format!("its memory is of {}, and this is {qemu}", manifest.qemu)));
     }
+    // QEMU would make a RAM that is not there anew, and the rest is not there for a later attempt either.
+    let ram = fs::metadata(files.ram()).map(|ram| ram.len()).ok();
+    if ram != Some(manifest.ram) {
+        return Ok(Found::Unusable(format!("its RAM was {} bytes, and is now {ram:?}", manifest.ram)));
+    }
+    if let Some(missing) = boots_from(&manifest.machine).find(|file| !file.exists()) {
+        return Ok(Found::Unusable(format!("it was started with {}, which is gone", missing.display())));
+    }
     if !manifest.durable && manifest.boot != boot_id()? {
         return Ok(Found::Unusable("the host went down before its memory was on disk".into()));
     }
     Ok(Found::Whole(manifest))
 }
 
-/// Takes the state, so that nobody loads it again, whatever becomes of it now.
-pub(super) fn claim(files: &Files) -> io::Result<File> {
-    let used: PathBuf = files.used_state();
-    fs::rename(files.state(), &used)?;
+/// Takes a state, so that nobody loads it again, whatever becomes of it now. After an error it may be taken; it was
+/// not used.
+pub(super) fn claim(files: &Files) -> io::Result<()> {
+    fs::rename(files.state(), files.used_state())?;
     // Before the RAM changes, or a loss of power could bring the name back.
-    sync_directory(&files.memory())?;
-    File::open(used)
+    sync_directory(&files.memory())
+}
+
+/// Gives a state back that was taken and certainly not used.
+pub(super) fn unclaim(files: &Files) -> io::Result<()> {
+    match fs::rename(files.used_state(), files.state()) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        renamed => renamed,
+    }
 }
 
 /// Forgets a memory that runs again, or is not wanted any more. The RAM's file stays if `ram` says so.

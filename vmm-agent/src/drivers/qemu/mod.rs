@@ -18,7 +18,9 @@ mod qmp;
 mod settings;
 
 use std::{
+    fs::File,
     io,
+    os::fd::AsFd as _,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -161,30 +163,60 @@ impl QemuDriver {
     }
 
     /// Loads a memory from disk.
-    async fn load(&self, id: SpriteId) -> Result<(), Failure> {
+    async fn load(&self, id: SpriteId) -> Result<(), Unloaded> {
         let files = self.layout.sprite(id);
-        let manifest = match memory::find(&files, &self.version).map_err(failed("look for its memory"))? {
+        let found = memory::find(&files, &self.version).map_err(failed("look for its memory"));
+        let manifest = match found.map_err(Unloaded::AsItWas)? {
             Found::Whole(manifest) => manifest,
-            Found::Nothing => return Err(Failure::new("find its memory", io::ErrorKind::NotFound)),
-            Found::Unusable(why) => return Err(Failure::new("use its memory", io::Error::other(why))),
+            Found::Nothing => {
+                return Err(Unloaded::Lost(Failure::new("find its memory", io::ErrorKind::NotFound)));
+            }
+            Found::Unusable(why) => {
+                return Err(Unloaded::Lost(Failure::new("use its memory", io::Error::other(why))));
+            }
         };
-        // Room on the disk is not asked for: a refusal would cost the sprite its memory, which takes its room already.
+        // Room on the disk is not asked for: its memory takes its room already.
         let began = std::time::Instant::now();
-        let words = arguments::with_disk(&manifest.machine, &disk::active(&files)?);
-        let machine = Machine::spawn(&self.settings.program, &words, true, &files).await?;
+        let disk = disk::active(&files).map_err(Unloaded::AsItWas)?;
+        let words = arguments::with_disk(&manifest.machine, &disk);
+        let spawned = Machine::spawn(&self.settings.program, &words, true, &files).await;
+        let machine = spawned.map_err(Unloaded::AsItWas)?;
         let spawned = began.elapsed();
-        {
-            use std::os::fd::AsFd as _;
-            let mut monitor = machine.monitor().lock().await;
-            memory::without_ram(&mut monitor).await?;
-            let state = memory::claim(&files).map_err(failed("claim its memory"))?;
-            monitor.migrate(qmp::Direction::Load, state.as_fd()).await?;
-        }
-        let loaded = began.elapsed();
+        let state = match self.claim(&machine, &files).await {
+            Ok(state) => state,
+            Err(failure) => {
+                // It waits for a state that it does not get any more. As long as it is there, so is its claim.
+                machine.quit().await.map_err(Unloaded::Lost)?;
+                let unclaimed = memory::unclaim(&files).map_err(failed("give its memory back"));
+                unclaimed.map_err(Unloaded::Lost)?;
+                return Err(Unloaded::AsItWas(failure));
+            }
+        };
+        self.go_on(machine, &state, &files, id).await.map_err(Unloaded::Lost)?;
+        debug!(sprite = %id, ?spawned, whole = ?began.elapsed(), "A memory was loaded");
+        Ok(())
+    }
+
+    /// Takes a memory for a machine that waits for one. Nothing of the memory has changed when this returns.
+    async fn claim(&self, machine: &Machine, files: &Files) -> Result<File, Failure> {
+        memory::without_ram(&mut *machine.monitor().lock().await).await?;
+        let state = File::open(files.state()).map_err(failed("open its memory"))?;
+        memory::claim(files).map_err(failed("claim its memory"))?;
+        Ok(state)
+    }
+
+    /// Lets a machine go on from a state.
+    async fn go_on(
+        &self,
+        machine: Machine,
+        state: &File,
+        files: &Files,
+        id: SpriteId,
+    ) -> Result<(), Failure> {
+        machine.monitor().lock().await.migrate(qmp::Direction::Load, state.as_fd()).await?;
         machine.unpause().await?;
-        machine.open(&files)?;
-        debug!(sprite = %id, ?spawned, ?loaded, "A memory was loaded");
-        memory::forget_state(&files).map_err(failed("forget the state that was used"))?;
+        machine.open(files)?;
+        memory::forget_state(files).map_err(failed("forget the state that was used"))?;
         self.machines.insert(id, Arc::new(machine));
         Ok(())
     }
@@ -314,6 +346,14 @@ impl QemuDriver {
     }
 }
 
+/// Why a memory on disk was not loaded.
+enum Unloaded {
+    /// It is as it was: it can be tried again.
+    AsItWas(Failure),
+    /// It is not to be used any more.
+    Lost(Failure),
+}
+
 /// Asks the runtime to end everything within `grace`; `false` if it could not be told.
 async fn ask_to_end(files: &Files, grace: Duration) -> bool {
     let runtime = Address::Vsock(files.vsock());
@@ -372,8 +412,14 @@ impl Driver for QemuDriver {
 
     async fn resume(&self, id: SpriteId) -> Result<Resumed, DriverError> {
         let Some(machine) = self.machine(id) else {
-            self.load(id).await.map_err(error(Verb::Resume, id))?;
-            return Ok(Resumed::FromDisk);
+            let verb = Verb::Resume;
+            return match self.load(id).await {
+                Ok(()) => Ok(Resumed::FromDisk),
+                Err(Unloaded::AsItWas(Failure { step, source })) => {
+                    Err(DriverError::AsItWas { verb, id, step, source })
+                }
+                Err(Unloaded::Lost(failure)) => Err(error(verb, id)(failure)),
+            };
         };
         let files = self.layout.sprite(id);
         let resumed = async {

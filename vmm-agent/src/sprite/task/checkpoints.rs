@@ -27,7 +27,12 @@ use super::Task;
 use crate::{
     api::{Failure, chain},
     drivers::{DriverError, SpriteSpec},
-    sprite::{Reply, SpriteError, book::Restoring, link::Link, transition::Call},
+    sprite::{
+        Reply, SpriteError,
+        book::Restoring,
+        link::Link,
+        transition::{Call, Failed},
+    },
 };
 
 /// Lines that may wait for a client that reads slowly; further ones are left out.
@@ -357,9 +362,12 @@ impl Task {
     }
 
     /// The cut, or the exchange of the disks, has ended.
-    pub(super) async fn made_by_the_lifecycle(&mut self, outcome: &Result<(), String>) {
+    pub(super) async fn made_by_the_lifecycle(&mut self, outcome: &Result<(), Failed>) {
         let Some(Operation { step, client, .. }) = self.operation.take() else { return };
-        let outcome = outcome.clone().map_err(SpriteError::Failed);
+        let outcome = match outcome {
+            Ok(()) => Ok(()),
+            Err(failed) => Err(SpriteError::Failed(failed.reason.clone())),
+        };
         match (step, outcome) {
             (Step::Checkpoint(id), Ok(())) => {
                 client.info("The sprite goes on; writing the checkpoint to the disk");
