@@ -55,6 +55,7 @@ pub(crate) fn boot() -> Result<Channel, BootError> {
     let disk = disk::find().map_err(failed("find the disk"))?;
     disk::mount(&disk, mounts::NEW_ROOT)?;
     mounts::enter(&line)?;
+    modules::settle().map_err(failed("keep the kernel from looking for modules"))?;
     network::up(&line)?;
     match line.vsock {
         true => Ok(Channel::Vsock),

@@ -11,6 +11,8 @@ use nix::{errno::Errno, kmod::ModuleInitFlags};
 use super::{BootError, CommandLine, failed};
 
 const MODULES: &str = "/modules";
+/// The program that the kernel runs when it wants a module.
+const LOADER: &str = "/proc/sys/kernel/modprobe";
 
 /// Loads every module that `order` names, one on each line, with what the command line says to it: the kernel
 /// does that itself only for what is built in.
@@ -27,6 +29,20 @@ pub(super) fn load(line: &CommandLine) -> Result<(), BootError> {
             .map_err(failed(format!("load the kernel module {name}")))?;
     }
     Ok(())
+}
+
+/// Takes the kernel's way to load more by itself, unless the sprite's disk has modules for it: any program can make it look
+/// for one, by asking for a kind of socket for example, and each search that ends with nothing costs two processes.
+pub(super) fn settle() -> io::Result<()> {
+    let kernel = nix::sys::utsname::uname()?;
+    if Path::new("/lib/modules").join(kernel.release()).exists() {
+        return Ok(());
+    }
+    match fs::write(LOADER, "\n") {
+        // A kernel without modules.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other,
+    }
 }
 
 fn load_one(path: &Path, parameters: &str) -> io::Result<()> {

@@ -47,6 +47,22 @@ async fn a_suspended_machine_goes_on_where_it_was_and_costs_no_memory_meanwhile(
     world.stop().await
 }
 
+/// Every process that is started is work that a wake waits for, or that keeps an idle machine's processor busy.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_machine_starts_no_processes_of_its_own() -> anyhow::Result<()> {
+    let world = World::start(machines()).await?;
+    world.create("quiet", "public").await?;
+    // Its ports are looked at often while a command runs.
+    let script = "started() { while read -r key value; do if [ $key = processes ]; then echo $value; fi; done </proc/stat; }
+        started; sleep 4; started";
+    let text = world.exec_text("quiet", script).await?;
+    let counts = text.split_whitespace().map(str::parse).collect::<Result<Vec<u64>, _>>()?;
+    let [before, after] = counts[..] else { anyhow::bail!("{text}") };
+    // One is the sleep of the script; threads of the runtime count as processes.
+    ensure!(after - before <= 4, "{} processes were started", after - before);
+    world.stop().await
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn the_clock_of_a_machine_that_slept_is_right() -> anyhow::Result<()> {
     let world = World::start(machines()).await?;

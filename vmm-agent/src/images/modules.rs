@@ -27,8 +27,10 @@ pub(super) const WANTED: &[(&str, Need)] = &[
     ("virtio_balloon", Need::May),
     ("virtio_rng", Need::May),
     ("vmgenid", Need::May),
-    // For what runs inside.
+    // For what runs inside. The runtime asks for the listening sockets twice a second or so; a kernel that knows no way to
+    // say them looks for a module each time, which costs it two processes.
     ("overlay", Need::May),
+    ("tcp_diag", Need::May),
 ];
 
 /// Whether there is no guest without it.
