@@ -9,8 +9,8 @@ use std::{
 
 use anyhow::{Context as _, ensure};
 use futures_util::future::join_all;
-use serde_json::{Value, json};
-use test_support::{Driver, Options, SpriteUrl, World};
+use serde_json::Value;
+use test_support::{Driver, Options, World};
 
 use crate::{
     report::{Rate, Row},
@@ -29,7 +29,7 @@ pub(crate) async fn measure(rounds: usize, sprites: usize, woken: usize) -> anyh
     ensure!(woken <= sprites, "only those that are there can be woken");
     let options = Options { driver: Driver::Qemu, idle: Duration::from_secs(3600), ..Options::default() };
     let world = World::start(options).await?;
-    let one = create(&world, "one").await?;
+    let one = world.create_with_backend("one", "public").await?;
     first_byte(&world, &one).await?;
     let (mut paused, mut suspended, mut cold) = (Vec::new(), Vec::new(), Vec::new());
     for (depth, times) in [("warm", &mut paused), ("suspended", &mut suspended), ("cold", &mut cold)] {
@@ -72,19 +72,11 @@ pub(crate) async fn measure(rounds: usize, sprites: usize, woken: usize) -> anyh
     Ok(Measured { times, rates })
 }
 
-/// A sprite whose web server is in its runtime.
-async fn create(world: &World, name: &str) -> anyhow::Result<SpriteUrl> {
-    let sprite = world.create(name, "public").await?;
-    let server = json!({ "cmd": "/.sprite/bin/runtime", "args": ["hello", "8080"], "http_port": 8080 });
-    world.service(name, "web", server).await?;
-    Ok(sprite)
-}
-
 /// Many asleep, and some of them woken at once.
 async fn many(world: &World, sprites: usize, woken: usize) -> anyhow::Result<Row> {
     let mut urls = Vec::new();
     for n in 0..sprites {
-        let sprite = create(world, &format!("m{n}")).await?;
+        let sprite = world.create_with_backend(&format!("m{n}"), "public").await?;
         first_byte(world, &sprite).await?;
         world.sleep(&sprite.name, "suspended").await?;
         urls.push(sprite);

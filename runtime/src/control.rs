@@ -10,7 +10,7 @@ use tokio::{
     sync::mpsc,
     time::timeout,
 };
-use tracing::{debug, info, warn};
+use tracing::{debug, warn};
 
 use crate::{ports::to_wire, shutdown::Shutdown, state::Runtime};
 
@@ -48,7 +48,7 @@ pub(crate) async fn serve(
                 // The host has left, and what it had said before has been carried out.
                 None => return read.unwrap_or(Ok(())),
                 Some(Command::Configure(configuration)) => {
-                    info!(sprite = %configuration.name, epoch = %configuration.epoch, "Configured");
+                    debug!(sprite = %configuration.name, epoch = %configuration.epoch, "Configured");
                     runtime.configure(configuration).await;
                     events.send(&Event::Ready).await;
                 }
@@ -58,12 +58,12 @@ pub(crate) async fn serve(
             },
             ended = &mut reading, if read.is_none() => read = Some(ended),
             changed = newer.changed() => {
-                info!("Another control stream took over");
+                debug!("Another control stream took over");
                 return changed.map_err(io::Error::other);
             }
             () = activities.changed() => {
-                runtime.ports.stir();
                 for event in activities.events() {
+                    runtime.ports.stir();
                     events.send(&event).await;
                 }
             }

@@ -112,9 +112,18 @@ impl Runtime {
             session_activity: configuration.session_activity,
             limits: configuration.session_limits,
         });
-        let first = self.lock().replace(configuration).is_none();
-        let ask = if first { Ask::Boot { environment } } else { Ask::Environment { environment } };
-        self.services.tell(ask).await;
+        let changed = {
+            let mut held = self.lock();
+            let changed = held.as_ref().map(|before| has_other_environment(before, &configuration));
+            *held = Some(configuration);
+            changed
+        };
+        match changed {
+            None => self.services.tell(Ask::Boot { environment }).await,
+            Some(true) => self.services.tell(Ask::Environment { environment }).await,
+            // As after most sleeps.
+            Some(false) => {}
+        }
     }
 
     /// From now on nothing new is begun. `true` for the first who says so.
@@ -141,6 +150,11 @@ impl Runtime {
 /// What every process finds in its environment, whoever the sprite is.
 pub(crate) fn base_environment() -> BTreeMap<String, String> {
     BASE_ENVIRONMENT.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+}
+
+/// Whether [`environment`] makes something else of them.
+fn has_other_environment(one: &Configuration, other: &Configuration) -> bool {
+    (&one.name, &one.url, &one.environment) != (&other.name, &other.url, &other.environment)
 }
 
 fn environment(configuration: &Configuration) -> BTreeMap<String, String> {

@@ -115,17 +115,19 @@ struct Details {
 impl Ports {
     /// Begins to wait for changes: none that happens from now on is missed, and each is noticed at once.
     pub(crate) fn wait(&self) -> Waiting<'_> {
-        self.count(&self.waiting)
+        self.count(&self.waiting, true)
     }
 
     /// Begins to watch: none that happens from now on is missed, and each is noticed within [`POLL`].
     pub(crate) fn watch(&self) -> Waiting<'_> {
-        self.count(&self.watching)
+        self.count(&self.watching, true)
     }
 
     /// Begins to attend: none that happens from now on is missed, and each is noticed within [`LONGEST_CALM`].
     pub(crate) fn attend(&self) -> Waiting<'_> {
-        self.count(&self.attending)
+        // One more of those who are in no hurry changes nothing; the host that comes back to a machine that woke is one.
+        let first = self.attending.load(Ordering::Relaxed) == 0;
+        self.count(&self.attending, first)
     }
 
     /// Something has begun that may open a port.
@@ -133,9 +135,11 @@ impl Ports {
         self.wanted.notify_one();
     }
 
-    fn count<'a>(&'a self, count: &'a AtomicUsize) -> Waiting<'a> {
+    fn count<'a>(&'a self, count: &'a AtomicUsize, look: bool) -> Waiting<'a> {
         count.fetch_add(1, Ordering::Relaxed);
-        self.wanted.notify_one();
+        if look {
+            self.wanted.notify_one();
+        }
         Waiting { count, changes: self.changes.subscribe() }
     }
 
