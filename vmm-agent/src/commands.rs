@@ -12,6 +12,7 @@ use ids::{OrgSlug, TokenId};
 use crate::{
     api::chain,
     config::{Config, ConfigError, socket_in},
+    drivers::qemu::FaultPoint,
     serve,
 };
 
@@ -54,6 +55,9 @@ enum Command {
     /// Build, list and check what virtual machines boot
     #[command(subcommand)]
     Image(image::ImageCommand),
+    /// List the moments at which SPRITES_FAULT can have something killed
+    #[command(hide = true)]
+    Faults,
 }
 
 #[derive(Debug, Subcommand)]
@@ -115,6 +119,12 @@ pub(crate) fn run(arguments: Arguments) -> ExitCode {
         },
         Command::Token(command) => blocking(token(command)),
         Command::Image(command) => image::run(command),
+        Command::Faults => {
+            for point in FaultPoint::ALL {
+                println!("{}", point.name());
+            }
+            ExitCode::SUCCESS
+        }
     }
 }
 

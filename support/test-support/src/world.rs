@@ -271,9 +271,18 @@ impl World {
     /// # Errors
     /// It does not become ready.
     pub async fn start_agent(&mut self) -> anyhow::Result<()> {
+        self.start_agent_with(&[]).await
+    }
+
+    /// The same, with variables in its environment.
+    ///
+    /// # Errors
+    /// It does not become ready.
+    pub async fn start_agent_with(&mut self, variables: &[(&str, &str)]) -> anyhow::Result<()> {
         let log = self.dir.path().join("agent.log");
         let mut command = Command::new(program(Program::Agent)?);
         command.arg("serve").arg("--config").arg(self.dir.path().join("agent.toml"));
+        command.envs(variables.iter().copied());
         let mut agent = Child::start("the agent", &mut command, &log)?;
         let socket = self.state_dir().join("agent.sock");
         let deadline = Instant::now() + START_LIMIT;

@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 use tokio::{process::Command, time::timeout};
 
 use super::{
+    faults::{Point, pass},
     layers::{Layer, Layers},
     layout::Files,
     machine::{Failure, Machine, failed},
@@ -81,6 +82,7 @@ pub(super) async fn checkpoint(
     }
     let after = before.cut(id);
     over(files, tool, after.active(), before.active()).await?;
+    pass(Point::CheckpointLayered, files);
     let Some(machine) = machine else {
         return after.commit(files).map_err(failed("write down the checkpoint"));
     };
@@ -89,6 +91,7 @@ pub(super) async fn checkpoint(
     let mut uncut = after.clone();
     uncut.forget(id);
     uncut.commit(files).map_err(failed("write down the new layer"))?;
+    pass(Point::CheckpointNoted, files);
     let mut monitor = machine.monitor().lock().await;
     let nodes = monitor.command("query-named-block-nodes", json!({"flat": true})).await?;
     let node = top_node(&nodes);
@@ -101,10 +104,13 @@ pub(super) async fn checkpoint(
     });
     monitor.command("blockdev-snapshot-sync", arguments).await?;
     drop(monitor);
+    pass(Point::CheckpointSwitched, files);
     fs::File::open(Layers::path(files, before.active()))
         .and_then(|layer| layer.sync_all())
         .map_err(failed("write the checkpoint out"))?;
-    after.commit(files).map_err(failed("write down the checkpoint"))
+    after.commit(files).map_err(failed("write down the checkpoint"))?;
+    pass(Point::CheckpointNamed, files);
+    Ok(())
 }
 
 /// The node that the machine writes its disk through: the layer that was put on last, or the one that it was started
@@ -130,7 +136,9 @@ pub(super) async fn restore(
     let Some(layer) = before.checkpoint(of) else { return Ok(None) };
     let after = before.back_to(layer, replaced);
     over(files, tool, after.active(), layer).await?;
+    pass(Point::RestoreLayered, files);
     after.commit(files).map_err(failed("write down the restored disk"))?;
+    pass(Point::RestoreNoted, files);
     Ok(Some(()))
 }
 

@@ -27,6 +27,7 @@ use tokio::{sync::Mutex, time::timeout};
 use super::{
     arguments::Run,
     channel::Channel,
+    faults::{Point, pass},
     layout::Files,
     qmp::{Qmp, QmpError},
 };
@@ -249,6 +250,7 @@ fn launch(program: &Path, words: &[String], incoming: bool, files: &Files) -> Re
     }
     let child = command.spawn().map_err(failed(format!("execute {}", program.display())))?;
     let pid = Pid::from_raw(child.id().cast_signed());
+    pass(Point::LaunchExecuted, files);
     let recorded = Watched::child(pid).and_then(|(process, identity)| {
         write_whole(&files.process(), &serde_json::to_vec(&identity)?)?;
         // Where it is refused, nothing but the order changes in which processes go when memory is short.

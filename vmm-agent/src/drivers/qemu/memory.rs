@@ -23,6 +23,7 @@ use serde_json::json;
 
 use super::{
     arguments::{Runs, boots_from},
+    faults::{Point, pass},
     layout::Files,
     machine::{Failure, Machine, failed},
     qmp::Direction,
@@ -88,13 +89,16 @@ pub(super) async fn save(
     };
     let text = serde_json::to_vec(&manifest).map_err(|error| Failure::new("describe its state", error))?;
     write_whole(&files.manifest(), &text).map_err(failed("describe its state"))?;
+    pass(Point::SuspendDescribed, files);
     {
         let mut monitor = machine.monitor().lock().await;
         without_ram(&mut monitor).await?;
         use std::os::fd::AsFd as _;
         monitor.migrate(Direction::Save, state.as_fd()).await?;
     }
+    pass(Point::SuspendSaved, files);
     fs::rename(&unfinished, files.state()).map_err(failed("name its state"))?;
+    pass(Point::SuspendNamed, files);
     let quit = machine.quit().await;
     if quit.is_err() {
         // It may run on, and then this state is not its own any more.
@@ -121,6 +125,7 @@ pub(super) fn make_durable(files: &Files) -> io::Result<()> {
     ram.sync_data()?;
     // The host needs its own memory for those that run.
     nix::fcntl::posix_fadvise(&ram, 0, 0, nix::fcntl::PosixFadviseAdvice::POSIX_FADV_DONTNEED)?;
+    pass(Point::SuspendSynced, files);
     if !files.state().exists() {
         // It has been claimed meanwhile.
         return Ok(());

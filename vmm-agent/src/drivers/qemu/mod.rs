@@ -9,6 +9,7 @@
 mod arguments;
 mod channel;
 mod disk;
+mod faults;
 mod layers;
 mod layout;
 mod machine;
@@ -36,11 +37,12 @@ use tracing::{debug, info, warn};
 
 use self::{
     arguments::Runs,
+    faults::{Point, pass},
     layout::{Files, Layout},
     machine::{Failure, Machine, failed},
     memory::Found,
 };
-pub(crate) use self::{probe::Report, settings::Settings};
+pub(crate) use self::{faults::Point as FaultPoint, probe::Report, settings::Settings};
 use super::{Adopted, Driver, DriverError, Resumed, SpriteSpec, Verb, size::Host};
 use crate::{config::images_in, images::Image};
 
@@ -80,6 +82,7 @@ impl QemuDriver {
     /// # Errors
     /// Machines can't run here at all; the message says why and what to do.
     pub(crate) fn new(state: &Path, settings: Settings) -> io::Result<Self> {
+        faults::arm().map_err(|wrong| io::Error::new(io::ErrorKind::InvalidInput, wrong))?;
         let report = Report::of_host(&settings);
         let version = report.version.map_err(io::Error::other)?;
         let runs = report.runs.map_err(io::Error::other)?;
@@ -157,6 +160,7 @@ impl QemuDriver {
         };
         let words = machine.arguments(&files);
         let machine = Machine::spawn(&self.settings.program, &words, false, &files).await?;
+        pass(Point::BootSpawned, &files);
         machine.open(&files)?;
         self.machines.insert(sprite.id, Arc::new(machine));
         Ok(())
@@ -181,6 +185,7 @@ impl QemuDriver {
         let words = arguments::with_disk(&manifest.machine, &disk);
         let spawned = Machine::spawn(&self.settings.program, &words, true, &files).await;
         let machine = spawned.map_err(Unloaded::AsItWas)?;
+        pass(Point::LoadSpawned, &files);
         let spawned = began.elapsed();
         let state = match self.claim(&machine, &files).await {
             Ok(state) => state,
@@ -202,6 +207,7 @@ impl QemuDriver {
         memory::without_ram(&mut *machine.monitor().lock().await).await?;
         let state = File::open(files.state()).map_err(failed("open its memory"))?;
         memory::claim(files).map_err(failed("claim its memory"))?;
+        pass(Point::LoadClaimed, files);
         Ok(state)
     }
 
@@ -214,9 +220,12 @@ impl QemuDriver {
         id: SpriteId,
     ) -> Result<(), Failure> {
         machine.monitor().lock().await.migrate(qmp::Direction::Load, state.as_fd()).await?;
+        pass(Point::LoadLoaded, files);
         machine.unpause().await?;
+        pass(Point::LoadRunning, files);
         machine.open(files)?;
         memory::forget_state(files).map_err(failed("forget the state that was used"))?;
+        pass(Point::LoadForgotten, files);
         self.machines.insert(id, Arc::new(machine));
         Ok(())
     }
@@ -239,9 +248,11 @@ impl QemuDriver {
             };
         };
         let mut status = machine.monitor().lock().await.status().await?;
-        if status == "inmigrate" && files.state().exists() {
-            // It waits for a state that nobody has claimed: the memory is as it was.
+        if status == "inmigrate" && !machine.monitor().lock().await.is_loading().await? {
+            // It waits for a state that it was not given, and will not be by an agent that is gone: the memory is as it
+            // was. As long as it is there, so is the claim.
             machine.quit().await?;
+            memory::unclaim(&files).map_err(failed("give its memory back"))?;
             machine::clean(&files).map_err(failed("remove what its last run left"))?;
             return Ok(Some(Adopted::Suspended));
         }
@@ -286,6 +297,7 @@ impl QemuDriver {
                 machine.open(&files)?;
                 // One that is paused hears it as soon as it goes on.
                 let told = tokio::join!(ask_to_end(&files, grace), machine.unpause());
+                pass(Point::StopTold, &files);
                 match told {
                     (true, Ok(())) => machine.end(grace + POWER_OFF_LIMIT).await?,
                     // A machine that can't be told any more has nothing to end in order.
@@ -293,8 +305,10 @@ impl QemuDriver {
                 }
             }
             machine.close();
+            pass(Point::StopEnded, &files);
         }
         machine::clean(&files).map_err(failed("remove what it left"))?;
+        pass(Point::StopCleaned, &files);
         memory::forget(&files).map_err(failed("forget its memory"))?;
         self.machines.remove(&id);
         Ok(())
@@ -317,6 +331,7 @@ impl QemuDriver {
         machine.pause().await?;
         let cut = disk::checkpoint(&files, tool, Some(&machine), checkpoint).await;
         machine.unpause().await?;
+        pass(Point::CheckpointRunning, &files);
         if let Err(error) = machine.tell_woken(&files).await {
             // The checkpoint is there; the machine's clock is behind by the instant of the cut.
             warn!(sprite = %id, error = crate::api::chain(&error), "Could not set a machine's clock after a checkpoint");
@@ -334,6 +349,7 @@ impl QemuDriver {
             machine.open(&files)?;
             return saved;
         }
+        pass(Point::SuspendEnded, &files);
         self.machines.remove(&id);
         machine::clean(&files).map_err(failed("remove what its run left"))?;
         spawn_blocking(move || {
@@ -407,7 +423,11 @@ impl Driver for QemuDriver {
         {
             debug!(sprite = %id, %error, "A machine did not write its disk out before it was paused");
         }
-        machine.pause().await.map_err(error(Verb::Pause, id))
+        let files = self.layout.sprite(id);
+        pass(Point::PauseSynced, &files);
+        machine.pause().await.map_err(error(Verb::Pause, id))?;
+        pass(Point::PauseStopped, &files);
+        Ok(())
     }
 
     async fn resume(&self, id: SpriteId) -> Result<Resumed, DriverError> {
@@ -424,6 +444,7 @@ impl Driver for QemuDriver {
         let files = self.layout.sprite(id);
         let resumed = async {
             machine.unpause().await?;
+            pass(Point::ResumeRunning, &files);
             machine.tell_woken(&files).await
         };
         resumed.await.map_err(error(Verb::Resume, id))?;
@@ -452,6 +473,7 @@ impl Driver for QemuDriver {
         let files = self.layout.sprite(id);
         // It knows the disk that is about to go.
         memory::forget(&files).map_err(failed("forget its memory")).map_err(error(verb, id))?;
+        pass(Point::RestoreForgotten, &files);
         let restored = disk::restore(&files, &self.settings.image_program, &checkpoint, &replaced).await;
         restored.map_err(error(verb, id))?.ok_or(DriverError::NoCheckpoint { verb, id, checkpoint })
     }

@@ -178,6 +178,12 @@ impl Qmp {
         Ok(told.get("status").and_then(Value::as_str).unwrap_or_default().to_owned())
     }
 
+    /// Whether a machine that waits for a state has been told to read one.
+    pub(super) async fn is_loading(&mut self) -> Result<bool, QmpError> {
+        let told = self.command("query-migrate", json!({})).await?;
+        Ok(told.get("status").is_some_and(|status| status != "none"))
+    }
+
     async fn send(&mut self, line: &[u8], descriptor: Option<BorrowedFd<'_>>) -> io::Result<()> {
         let Some(descriptor) = descriptor else { return self.stream.write_all(line).await };
         let stream = &self.stream;
