@@ -557,8 +557,12 @@ impl World {
         let mounts = std::fs::read_to_string("/proc/self/mountinfo")?;
         ensure!(!mounts.contains(&dir), "a mount was left behind");
         for process in std::fs::read_dir("/proc")? {
-            let cgroup = std::fs::read_to_string(process?.path().join("cmdline")).unwrap_or_default();
-            ensure!(!cgroup.contains(&dir), "a process was left behind: {cgroup}");
+            let process = process?.path();
+            let words = std::fs::read_to_string(process.join("cmdline")).unwrap_or_default();
+            // Machines run in their sprites' directories, and name nothing above.
+            let at = std::fs::read_link(process.join("cwd")).unwrap_or_default();
+            let is_ours = words.contains(&dir) || at.starts_with(&dir);
+            ensure!(!is_ours, "a process was left behind: {words}");
         }
         Ok(())
     }

@@ -142,7 +142,10 @@ async fn a_memory_outlives_a_wake_for_which_the_host_has_no_process() -> anyhow:
         broken.display()
     );
     std::fs::write(&program, script)?;
-    std::fs::set_permissions(&program, std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
+    for path in [dir.path(), &program] {
+        // The user that a machine runs as executes it.
+        std::fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
+    }
     let world = World::start(Options { agent: format!("program = {program:?}\n"), ..machines() }).await?;
     let sprite = world.create_with_backend("kept", "public").await?;
     let before = world.get(&sprite, "/nonce").await?.json()?;
@@ -163,6 +166,69 @@ async fn a_memory_outlives_a_wake_for_which_the_host_has_no_process() -> anyhow:
     let after = world.get(&sprite, "/nonce").await?.json()?;
     assert_eq!(after["nonce"], before["nonce"], "its memory is the same");
     assert_eq!(world.why("kept").await?["trouble"], Value::Null);
+    world.stop().await
+}
+
+/// Users and groups of a process, as the kernel has them: real, effective, saved and for files.
+fn identity(pid: u32) -> anyhow::Result<(Vec<u32>, Vec<u32>, String)> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let line = |name: &str| status.lines().find_map(|line| line.strip_prefix(name)).context("a line");
+    let ids = |name: &str| -> anyhow::Result<Vec<u32>> {
+        Ok(line(name)?.split_whitespace().map(str::parse).collect::<Result<_, _>>()?)
+    };
+    Ok((ids("Uid:")?, ids("Gid:")?, line("CapEff:")?.trim().to_owned()))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_machine_runs_as_a_user_of_its_own_and_owns_what_it_writes_and_nothing_else()
+-> anyhow::Result<()> {
+    use std::os::unix::fs::MetadataExt as _;
+    if !nix::unistd::geteuid().is_root() {
+        eprintln!("skipped: only root can give machines users of their own");
+        return Ok(());
+    }
+    let world = World::start(machines()).await?;
+    let mut users = Vec::new();
+    for name in ["one", "two"] {
+        let sprite = world.create_with_backend(name, "public").await?;
+        let id = world.id(name).await?;
+        let dir = world.state_dir().join("sprites").join(&id);
+        let mut runs_as = Vec::new();
+        // Before and after a checkpoint, and as a machine that was loaded.
+        for depth in ["", "suspended"] {
+            if !depth.is_empty() {
+                let path = format!("/v1/sprites/{name}/checkpoint");
+                let (status, answer) = world.call("POST", &path, Some(json!({}))).await?;
+                ensure!(status == 200 && answer["type"] == "complete", "{status} {answer}");
+                world.sleep(name, depth).await?;
+            }
+            world.get(&sprite, "/insert?id=1").await?;
+            let pid = process_of(&world, &id)?.context("it runs")?;
+            let (user, group, capabilities) = identity(pid)?;
+            ensure!(user.iter().all(|id| *id == user[0] && *id != 0), "{user:?}");
+            ensure!(
+                group == user && capabilities.trim_start_matches('0').is_empty(),
+                "{group:?} {capabilities}"
+            );
+            runs_as.push(user[0]);
+        }
+        assert_eq!(runs_as[0], runs_as[1], "it keeps its user");
+        let user = runs_as[0];
+        let owned = [("memory/ram", user), ("layers/1.qcow2", 0), ("layers/2.qcow2", user), ("layers", 0)];
+        for (file, owner) in owned.into_iter().chain([("run", 0), ("memory", 0), (".", 0)]) {
+            let meta = std::fs::metadata(dir.join(file))?;
+            assert_eq!(meta.uid(), owner, "{file}");
+            let others = if file == "layers/1.qcow2" { 0o4 } else { 0 };
+            assert_eq!(meta.mode() & 0o7, others, "{file}");
+        }
+        users.push(user);
+    }
+    ensure!(users[0] != users[1], "{users:?}");
+    // A fork reads layers that another one wrote.
+    let fork = json!({ "name": "fork", "fork": { "sprite": "one", "checkpoint": "v0" } });
+    let (status, answer) = world.call("POST", "/v1/sprites", Some(fork)).await?;
+    ensure!(status == 201, "{status} {answer}");
+    assert_eq!(world.exec_text("fork", "ls /opt/backend").await?.trim(), "/opt/backend");
     world.stop().await
 }
 

@@ -17,6 +17,7 @@ pub(crate) mod process;
 pub(crate) mod qemu;
 mod set;
 mod size;
+mod user;
 
 use std::{fmt, io, time::Duration};
 

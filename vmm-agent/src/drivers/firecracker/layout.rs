@@ -135,9 +135,6 @@ impl Files {
     pub(super) fn machine(&self) -> &Path {
         &self.machine
     }
-    pub(super) fn uid(&self) -> PathBuf {
-        self.root.join("uid")
-    }
     pub(super) fn process(&self) -> PathBuf {
         self.root.join("process.json")
     }

@@ -50,7 +50,9 @@ use self::{
     settings::MemoryBackend,
 };
 pub(crate) use self::{probe::Report, settings::Settings};
-use super::{Adopted, Driver, DriverError, Resumed, SpriteSpec, Verb, files::remove_if_there, size};
+use super::{
+    Adopted, Driver, DriverError, Resumed, SpriteSpec, Verb, files::remove_if_there, size, user::user,
+};
 use crate::images::Image;
 
 const NAME: &str = "firecracker";
@@ -170,7 +172,7 @@ impl Host {
             return Ok(None);
         }
         let _one_at_a_time = self.choosing.lock();
-        jail::user(&self.layout, files, self.settings.first_id).map(Some)
+        user(self.layout.sprites(), files.root(), self.settings.first_id).map(Some)
     }
 
     /// A Firecracker for the sprite that has been told nothing yet, and is to load `memory`, if any.

@@ -4,7 +4,10 @@
 //! so what makes the machine is kept with its state and used again, word by word. What differs between two runs
 //! (descriptors, whether a state comes in) is not part of it.
 
-use std::{os::fd::RawFd, path::Path};
+use std::{
+    os::fd::RawFd,
+    path::{Path, PathBuf},
+};
 
 use super::{
     layout::Files,
@@ -45,7 +48,8 @@ pub(super) struct Machine<'a> {
     pub(super) size: Size,
     pub(super) egress: Egress,
     pub(super) name: &'a str,
-    pub(super) disk: &'a Path,
+    /// The files of its disk, the one that is written first, the image last.
+    pub(super) disk: &'a [PathBuf],
     pub(super) kernel: &'a Path,
     pub(super) initramfs: &'a Path,
     /// The speed of the host's time stamp counter, which a small machine has nothing to measure with.
@@ -67,7 +71,10 @@ impl Machine<'_> {
         words.add("-m", format!("{memory_mib}M"));
         words.add(
             "-object",
-            format!("memory-backend-file,id=mem,size={memory_mib}M,mem-path={},share=on", text(&files.ram())),
+            format!(
+                "memory-backend-file,id=mem,size={memory_mib}M,mem-path={},share=on",
+                text(files.inside(&files.ram()))
+            ),
         );
         // These two are names and nothing else.
         words.add("-kernel", self.kernel.to_string_lossy().into_owned());
@@ -75,7 +82,7 @@ impl Machine<'_> {
         words.add("-append", self.command_line());
         // A state that was saved of a paused machine is loaded into one that waits, too.
         words.add("-global", "migration.store-global-state=off".into());
-        words.add("-serial", format!("file:{}", text(&files.console())));
+        words.add("-serial", format!("file:{}", text(files.inside(&files.console()))));
         words.add("-device", format!("virtio-serial-{bus}"));
         words.add(
             "-device",
@@ -115,16 +122,18 @@ impl Machine<'_> {
 
 /// What a run of a machine needs besides: never seen by the machine itself.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Run {
+pub(super) struct Run<'a> {
     /// The listening socket of its monitor.
     pub(super) monitor: RawFd,
     /// The listening socket of its serial port.
     pub(super) multiplexed: RawFd,
+    /// The directory of images.
+    pub(super) images: (&'a Path, RawFd),
     /// Whether its state comes in.
     pub(super) incoming: bool,
 }
 
-impl Run {
+impl Run<'_> {
     /// The whole command line of a machine that is made of `machine`.
     pub(super) fn arguments(&self, machine: &[String]) -> Vec<String> {
         let mut words = Words(Vec::new());
@@ -140,7 +149,15 @@ impl Run {
         words.add("-chardev", format!("socket,id=qmp,fd={},server=on,wait=off", self.monitor));
         words.add("-mon", "chardev=qmp,mode=control".into());
         words.add("-chardev", format!("socket,id=mux,fd={},server=on,wait=off", self.multiplexed));
-        words.0.extend_from_slice(machine);
+        let (images, descriptor) = self.images;
+        let images = format!("{}/", images.to_string_lossy());
+        // Twice where commas are: as the names of disks have them, and as those of kernels do.
+        let names = [images.replace(',', ",,"), images];
+        let reached = |word: &String| match names.iter().find(|name| word.contains(name.as_str())) {
+            Some(name) => word.replace(name.as_str(), &format!("/proc/self/fd/{descriptor}/")),
+            None => word.clone(),
+        };
+        words.0.extend(machine.iter().map(reached));
         if self.incoming {
             words.add("-incoming", "defer".into());
             words.0.push("-S".to_owned());
@@ -152,12 +169,23 @@ impl Run {
 /// How the words for the disk begin.
 const DISK_NODE: &str = "driver=qcow2,node-name=disk,";
 
-fn block_device(disk: &Path) -> String {
-    format!("{DISK_NODE}discard=unmap,detect-zeroes=unmap,file.driver=file,file.filename={}", text(disk))
+/// The whole chain: QEMU would look for the image by the name that the lowest layer has for it, and may not be let there.
+fn block_device(disk: &[PathBuf]) -> String {
+    let mut word = format!("{DISK_NODE}discard=unmap,detect-zeroes=unmap");
+    let mut at = String::new();
+    for (depth, file) in disk.iter().enumerate() {
+        if depth > 0 {
+            let driver = if depth + 1 == disk.len() { "raw" } else { "qcow2" };
+            at.push_str("backing.");
+            word.push_str(&format!(",{at}driver={driver}"));
+        }
+        word.push_str(&format!(",{at}file.driver=file,{at}file.filename={}", text(file)));
+    }
+    word
 }
 
-/// The words of the same machine with another file for its disk: a checkpoint was taken while it slept.
-pub(super) fn with_disk(machine: &[String], disk: &Path) -> Vec<String> {
+/// The words of the same machine with other files for its disk: a checkpoint was taken while it slept.
+pub(super) fn with_disk(machine: &[String], disk: &[PathBuf]) -> Vec<String> {
     let word = |word: &String| match word.starts_with(DISK_NODE) {
         true => block_device(disk),
         false => word.clone(),
@@ -204,7 +232,7 @@ mod tests {
             size,
             egress,
             name: "web",
-            disk: Path::new("/layers/1.qcow2"),
+            disk: &["layers/2.qcow2".into(), "layers/1.qcow2".into(), "/images/a,b/root.ext4".into()],
             kernel: Path::new("/images/a,b/vmlinux"),
             initramfs: Path::new("/images/initramfs"),
             tsc_khz: Some(2_000_000),
@@ -233,13 +261,26 @@ mod tests {
     #[test]
     fn what_makes_a_machine_says_nothing_of_its_run() {
         let made = machine(MachineKind::Microvm, Egress::None);
-        let run = Run { monitor: 7, multiplexed: 8, incoming: true }.arguments(&made);
-        assert!(run.windows(made.len()).any(|part| part == made));
+        let run = Run { monitor: 7, multiplexed: 8, images: (Path::new("/images"), 9), incoming: true };
+        let run = run.arguments(&made);
         assert!(run.ends_with(&["-incoming".into(), "defer".into(), "-S".into()]));
+        // Names are those in the sprite's directory, and in that of images.
+        assert!(!run.iter().any(|word| word.contains("/images/")), "{run:?}");
+        assert!(run.contains(&"/proc/self/fd/9/a,b/vmlinux".to_owned()));
+        let disk = run.iter().find(|word| word.starts_with(DISK_NODE)).unwrap();
+        assert!(disk.contains(",file.filename=layers/2.qcow2,backing.driver=qcow2,"), "{disk}");
+        assert!(
+            disk.ends_with(
+                ",backing.backing.driver=raw,backing.backing.file.driver=file,\
+                 backing.backing.file.filename=/proc/self/fd/9/a,,b/root.ext4"
+            ),
+            "{disk}"
+        );
+        assert!(made.iter().any(|word| word.contains("mem-path=memory/ram,")));
         let boots_from: Vec<_> = boots_from(&made).collect();
         assert_eq!(boots_from, [Path::new("/images/a,b/vmlinux"), Path::new("/images/initramfs")]);
-        let moved = with_disk(&made, Path::new("/layers/2.qcow2"));
+        let moved = with_disk(&made, &["layers/3.qcow2".into(), "/images/root".into()]);
         assert_eq!(moved.iter().zip(&made).filter(|(one, other)| one != other).count(), 1);
-        assert!(moved.join(" ").contains("filename=/layers/2.qcow2"));
+        assert!(moved.join(" ").contains("filename=layers/3.qcow2"));
     }
 }

@@ -16,6 +16,7 @@ use super::{
     layers::{Layer, Layers},
     layout::Files,
     machine::{Failure, Machine, failed},
+    owner::{self, Owner},
 };
 use crate::drivers::{
     files::{remove_if_there, sync_directory},
@@ -52,14 +53,19 @@ fn read(files: &Files) -> Result<Option<Layers>, Failure> {
     Layers::read(files).map_err(failed("read which layers its disk has"))
 }
 
-/// The file that the sprite writes. A machine must be given it by this name and no other: QEMU opens it by its name
-/// again when a checkpoint makes it read-only.
-pub(super) fn active(files: &Files) -> Result<PathBuf, Failure> {
-    Ok(Layers::path(files, layers(files)?.active()))
+/// Its files, from the one that the sprite writes down to the image. A machine must be given them by these names and no
+/// others: QEMU opens a layer by its name again when a checkpoint makes it read-only.
+pub(super) fn chain(files: &Files, layers: &Layers) -> Result<Vec<PathBuf>, Failure> {
+    let layers = layers.chain(layers.active());
+    let paths = layers.iter().map(|layer| Layers::path(files, *layer));
+    let lowest = layers.last().map(|layer| Layers::path(files, *layer));
+    let image = lowest.ok_or(io::ErrorKind::NotFound.into()).and_then(|lowest| backing(&lowest));
+    let image = image.map_err(failed("read which image its disk stands on"))?;
+    Ok(paths.map(|path| files.inside(&path).to_owned()).chain([image]).collect())
 }
 
 /// The layers of a disk that must be there.
-fn layers(files: &Files) -> Result<Layers, Failure> {
+pub(super) fn layers(files: &Files) -> Result<Layers, Failure> {
     read(files)?.ok_or_else(|| Failure::new("find its disk (it is prepared first)", io::ErrorKind::NotFound))
 }
 
@@ -74,6 +80,7 @@ pub(super) async fn checkpoint(
     files: &Files,
     tool: &Path,
     machine: Option<&Machine>,
+    owner: Option<Owner>,
     id: &CheckpointId,
 ) -> Result<(), Failure> {
     let before = layers(files)?;
@@ -84,8 +91,13 @@ pub(super) async fn checkpoint(
     over(files, tool, after.active(), before.active()).await?;
     pass(Point::CheckpointLayered, files);
     let Some(machine) = machine else {
+        keep_if(owner, files, before.active())?;
         return after.commit(files).map_err(failed("write down the checkpoint"));
     };
+    if let Some(owner) = owner {
+        let active = Layers::path(files, after.active());
+        owner.give(&active).map_err(failed("give the machine its new layer"))?;
+    }
     // From here on the next start opens the new layer. The machine, which stands still, writes nothing until it has
     // changed over as well; the checkpoint is there when it can't change any more.
     let mut uncut = after.clone();
@@ -97,7 +109,7 @@ pub(super) async fn checkpoint(
     let node = top_node(&nodes);
     let arguments = json!({
         "node-name": node,
-        "snapshot-file": Layers::path(files, after.active()),
+        "snapshot-file": files.inside(&Layers::path(files, after.active())),
         "snapshot-node-name": format!("{LAYER_NODE}{}", after.active().number()),
         "mode": "existing",
         "format": "qcow2",
@@ -108,6 +120,7 @@ pub(super) async fn checkpoint(
     fs::File::open(Layers::path(files, before.active()))
         .and_then(|layer| layer.sync_all())
         .map_err(failed("write the checkpoint out"))?;
+    keep_if(owner, files, before.active())?;
     after.commit(files).map_err(failed("write down the checkpoint"))?;
     pass(Point::CheckpointNamed, files);
     Ok(())
@@ -126,6 +139,7 @@ fn top_node(nodes: &Value) -> String {
 pub(super) async fn restore(
     files: &Files,
     tool: &Path,
+    owner: Option<Owner>,
     of: &CheckpointId,
     replaced: &CheckpointId,
 ) -> Result<Option<()>, Failure> {
@@ -136,6 +150,7 @@ pub(super) async fn restore(
     let Some(layer) = before.checkpoint(of) else { return Ok(None) };
     let after = before.back_to(layer, replaced);
     over(files, tool, after.active(), layer).await?;
+    keep_if(owner, files, before.active())?;
     pass(Point::RestoreLayered, files);
     after.commit(files).map_err(failed("write down the restored disk"))?;
     pass(Point::RestoreNoted, files);
@@ -176,6 +191,14 @@ pub(super) async fn fork(
     Ok(Some(()))
 }
 
+/// Sees to it that the machine does not write a layer any more.
+fn keep_if(owner: Option<Owner>, files: &Files, layer: Layer) -> Result<(), Failure> {
+    match owner {
+        Some(_) => owner::keep(&Layers::path(files, layer)).map_err(failed("keep the layer as it is")),
+        None => Ok(()),
+    }
+}
+
 /// Makes a layer over another one.
 async fn over(files: &Files, tool: &Path, layer: Layer, below: Layer) -> Result<(), Failure> {
     let size = virtual_size(&Layers::path(files, below)).map_err(failed("read the size of its disk"))?;
@@ -209,6 +232,26 @@ fn virtual_size(path: &Path) -> io::Result<u64> {
     let mut size = [0; 8];
     fs::File::open(path)?.read_exact_at(&mut size, SIZE_AT)?;
     Ok(u64::from_be_bytes(size))
+}
+
+/// The name of what a qcow2 file stands on, from its header.
+fn backing(path: &Path) -> io::Result<PathBuf> {
+    use std::os::unix::{ffi::OsStringExt as _, fs::FileExt as _};
+    /// Where the header says where the name is and how long, as big-endian numbers.
+    const NAME_AT: u64 = 8;
+    /// The longest that the format allows, in bytes.
+    const LONGEST: u32 = 1023;
+    let file = fs::File::open(path)?;
+    let (mut at, mut length) = ([0; 8], [0; 4]);
+    file.read_exact_at(&mut at, NAME_AT)?;
+    file.read_exact_at(&mut length, NAME_AT + 8)?;
+    let length = u32::from_be_bytes(length);
+    if length == 0 || length > LONGEST {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "it stands on nothing"));
+    }
+    let mut name = vec![0; length as usize];
+    file.read_exact_at(&mut name, u64::from_be_bytes(at))?;
+    Ok(std::ffi::OsString::from_vec(name).into())
 }
 
 /// Runs QEMU's tool for disk images.

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! {state}/sprites/{id}/
+//!   uid               the user that QEMU runs as, if it is not the agent's
 //!   layers.json       which layers its disk has
 //!   layers/           what it has changed of its image, layer by layer
 //!   memory/
@@ -66,6 +67,11 @@ impl Layout {
         Files { root: self.sprites.join(id.to_string()) }
     }
 
+    /// The directory of all sprites.
+    pub(super) fn sprites(&self) -> &Path {
+        &self.sprites
+    }
+
     /// Where a sprite is moved before it is removed, so that a removal that was interrupted can be
     /// told from a sprite.
     pub(super) fn doomed(&self, id: SpriteId) -> PathBuf {
@@ -87,6 +93,10 @@ impl Layout {
 impl Files {
     pub(super) fn root(&self) -> &Path {
         &self.root
+    }
+    /// What QEMU, which runs in the sprite's directory, calls one of its files.
+    pub(super) fn inside<'a>(&self, file: &'a Path) -> &'a Path {
+        file.strip_prefix(&self.root).unwrap_or(file)
     }
     pub(super) fn layers(&self) -> PathBuf {
         self.root.join("layers")

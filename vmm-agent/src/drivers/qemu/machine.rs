@@ -29,6 +29,7 @@ use super::{
     channel::Channel,
     faults::{Point, pass},
     layout::Files,
+    owner::Owner,
     qmp::{Qmp, QmpError},
 };
 use crate::drivers::{
@@ -73,6 +74,20 @@ pub(super) fn failed(step: impl Into<String>) -> impl FnOnce(io::Error) -> Failu
     move |source| Failure { step, source }
 }
 
+/// How QEMU is started.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Start<'a> {
+    pub(super) program: &'a Path,
+    /// What the machine is made of.
+    pub(super) words: &'a [String],
+    /// Whether its state comes in.
+    pub(super) incoming: bool,
+    /// Where images are.
+    pub(super) images: &'a Path,
+    /// Who it runs as; as the agent if nobody else.
+    pub(super) owner: Option<Owner>,
+}
+
 /// See the module.
 #[derive(Debug)]
 pub(super) struct Machine {
@@ -88,13 +103,8 @@ impl Machine {
     ///
     /// # Cancel safety
     /// A dropped future may leave a process that [`Machine::find`] finds.
-    pub(super) async fn spawn(
-        program: &Path,
-        words: &[String],
-        incoming: bool,
-        files: &Files,
-    ) -> Result<Self, Failure> {
-        let process = launch(program, words, incoming, files)?;
+    pub(super) async fn spawn(start: Start<'_>, files: &Files) -> Result<Self, Failure> {
+        let process = launch(start, files)?;
         match Qmp::connect(&files.monitor()).await {
             Ok(monitor) => Ok(Self { process, monitor: Mutex::new(monitor), channel: SyncMutex::new(None) }),
             Err(error) => {
@@ -211,7 +221,8 @@ pub(super) async fn end_unknown(files: &Files) {
 }
 
 /// Starts the process, and writes down which it is.
-fn launch(program: &Path, words: &[String], incoming: bool, files: &Files) -> Result<Watched, Failure> {
+fn launch(start: Start<'_>, files: &Files) -> Result<Watched, Failure> {
+    let Start { program, words, incoming, images, owner } = start;
     fs::create_dir_all(files.run()).map_err(failed("make its directory"))?;
     clean(files).map_err(failed("remove what its last run left"))?;
     let monitor = listen(&files.monitor())?;
@@ -227,14 +238,20 @@ fn launch(program: &Path, words: &[String], incoming: bool, files: &Files) -> Re
     described
         .and_then(|text| write_whole(&files.words(), &text))
         .map_err(failed("write down what it is made of"))?;
-    let run = Run { monitor: monitor.as_raw_fd(), multiplexed: multiplexed.as_raw_fd(), incoming };
+    let images_fd = open_directory(images).map_err(failed("open the directory of images"))?;
+    let run = Run {
+        monitor: monitor.as_raw_fd(),
+        multiplexed: multiplexed.as_raw_fd(),
+        images: (images, images_fd.as_raw_fd()),
+        incoming,
+    };
     let mut command = Command::new(program);
     command.args(run.arguments(words)).env_clear().stdin(Stdio::null()).stderr(log);
     if let Some(path) = std::env::var_os("PATH") {
         command.env("PATH", path);
     }
-    command.stdout(Stdio::null()).current_dir("/");
-    let inherited = [monitor, multiplexed];
+    command.stdout(Stdio::null()).current_dir(files.root());
+    let inherited = [monitor, multiplexed, images_fd];
     // SAFETY: only system calls that may be made between fork and exec.
     unsafe {
         command.pre_exec(move || {
@@ -242,10 +259,10 @@ fn launch(program: &Path, words: &[String], incoming: bool, files: &Files) -> Re
             setsid()?;
             // What QEMU makes holds the sprite's memory.
             umask(Mode::S_IRWXG | Mode::S_IRWXO);
-            for socket in &inherited {
-                fcntl(socket, FcntlArg::F_SETFD(FdFlag::empty()))?;
+            for descriptor in &inherited {
+                fcntl(descriptor, FcntlArg::F_SETFD(FdFlag::empty()))?;
             }
-            Ok(())
+            owner.map_or(Ok(()), Owner::become_it)
         });
     }
     let child = command.spawn().map_err(failed(format!("execute {}", program.display())))?;
@@ -263,6 +280,12 @@ fn launch(program: &Path, words: &[String], incoming: bool, files: &Files) -> Re
             let _gone = nix::sys::signal::kill(pid, Signal::SIGKILL);
         })
         .map_err(failed("write down which process it is"))
+}
+
+/// A directory whose files are to be reached by whoever gets the descriptor, and may not reach the directory itself.
+fn open_directory(path: &Path) -> io::Result<OwnedFd> {
+    let flags = libc::O_PATH | libc::O_DIRECTORY | libc::O_CLOEXEC;
+    fs::File::options().read(true).custom_flags(flags).open(path).map(OwnedFd::from)
 }
 
 /// A listening socket for QEMU: whoever connects is answered as soon as QEMU is up, without asking again and again.

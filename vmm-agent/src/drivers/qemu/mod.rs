@@ -14,6 +14,7 @@ mod layers;
 mod layout;
 mod machine;
 mod memory;
+mod owner;
 mod probe;
 mod qmp;
 mod settings;
@@ -38,9 +39,11 @@ use tracing::{debug, info, warn};
 use self::{
     arguments::Runs,
     faults::{Point, pass},
+    layers::Layers,
     layout::{Files, Layout},
-    machine::{Failure, Machine, failed},
+    machine::{Failure, Machine, Start, failed},
     memory::Found,
+    owner::{Owner, Owners},
 };
 pub(crate) use self::{faults::Point as FaultPoint, probe::Report, settings::Settings};
 use super::{Adopted, Driver, DriverError, Resumed, SpriteSpec, Verb, size::Host};
@@ -73,6 +76,7 @@ pub(crate) struct QemuDriver {
     /// Where images are.
     images: PathBuf,
     tsc_khz: Option<u64>,
+    owners: Owners,
     machines: DashMap<SpriteId, Arc<Machine>>,
 }
 
@@ -95,7 +99,17 @@ impl QemuDriver {
             warn!(shortfall, "This host is small");
         }
         // Said now, and not at the first sprite.
-        Image::open(&images, &settings.image).map_err(io::Error::other)?;
+        let image = Image::open(&images, &settings.image).map_err(io::Error::other)?;
+        let owners = Owners::new(&images, settings.first_id);
+        if let Some(path) = owners.unreadable(&image)? {
+            return Err(io::Error::new(
+                io::ErrorKind::PermissionDenied,
+                format!(
+                    "{} can't be read by the users that machines run as: let everybody read images (chmod -R o+rX), or set qemu.first_id = 0",
+                    path.display()
+                ),
+            ));
+        }
         Ok(Self {
             layout,
             host,
@@ -103,6 +117,7 @@ impl QemuDriver {
             version,
             images,
             tsc_khz: probe::tsc_khz(),
+            owners,
             machines: DashMap::new(),
             settings,
         })
@@ -142,24 +157,46 @@ impl QemuDriver {
             .map_err(|error| Failure::new("open the image", io::Error::other(error)))
     }
 
+    fn owner(&self, files: &Files) -> Result<Option<Owner>, Failure> {
+        self.owners.of(&self.layout, files).map_err(failed("choose the user that it runs as"))
+    }
+
+    /// Starts QEMU for a machine that is made of `words`.
+    async fn spawn(
+        &self,
+        words: &[String],
+        incoming: bool,
+        files: &Files,
+        layers: &Layers,
+    ) -> Result<Machine, Failure> {
+        let owner = self.owner(files)?;
+        if let Some(owner) = owner {
+            std::fs::create_dir_all(files.run()).map_err(failed("make its directory"))?;
+            owner.hand_over(files, layers).map_err(failed("give its user what it writes"))?;
+        }
+        let (program, images) = (self.settings.program.as_path(), self.images.as_path());
+        Machine::spawn(Start { program, words, incoming, images, owner }, files).await
+    }
+
     async fn boot(&self, sprite: &SpriteSpec) -> Result<(), Failure> {
         let files = self.layout.sprite(sprite.id);
         self.check_room(&files)?;
         let image = self.image()?;
         memory::forget(&files).map_err(failed("forget its last memory"))?;
+        let layers = disk::layers(&files)?;
         let machine = arguments::Machine {
             kind: self.settings.machine,
             runs: self.runs,
             size: self.settings.size().of(sprite.resources, self.host),
             egress: self.settings.egress,
             name: sprite.name.as_str(),
-            disk: &disk::active(&files)?,
+            disk: &disk::chain(&files, &layers)?,
             kernel: &image.kernel_elf(),
             initramfs: &image.initramfs(),
             tsc_khz: self.tsc_khz,
         };
         let words = machine.arguments(&files);
-        let machine = Machine::spawn(&self.settings.program, &words, false, &files).await?;
+        let machine = self.spawn(&words, false, &files, &layers).await?;
         pass(Point::BootSpawned, &files);
         machine.open(&files)?;
         self.machines.insert(sprite.id, Arc::new(machine));
@@ -181,9 +218,10 @@ impl QemuDriver {
         };
         // Room on the disk is not asked for: its memory takes its room already.
         let began = std::time::Instant::now();
-        let disk = disk::active(&files).map_err(Unloaded::AsItWas)?;
+        let layers = disk::layers(&files).map_err(Unloaded::AsItWas)?;
+        let disk = disk::chain(&files, &layers).map_err(Unloaded::AsItWas)?;
         let words = arguments::with_disk(&manifest.machine, &disk);
-        let spawned = Machine::spawn(&self.settings.program, &words, true, &files).await;
+        let spawned = self.spawn(&words, true, &files, &layers).await;
         let machine = spawned.map_err(Unloaded::AsItWas)?;
         pass(Point::LoadSpawned, &files);
         let spawned = began.elapsed();
@@ -318,18 +356,19 @@ impl QemuDriver {
     async fn cut(&self, id: SpriteId, checkpoint: &CheckpointId) -> Result<(), Failure> {
         let files = self.layout.sprite(id);
         let tool = &self.settings.image_program;
+        let owner = self.owner(&files)?;
         let Some(machine) = self.machine(id) else {
-            return disk::checkpoint(&files, tool, None, checkpoint).await;
+            return disk::checkpoint(&files, tool, None, owner, checkpoint).await;
         };
         let runs = machine.monitor().lock().await.status().await? == "running";
         if !runs {
-            return disk::checkpoint(&files, tool, Some(&machine), checkpoint).await;
+            return disk::checkpoint(&files, tool, Some(&machine), owner, checkpoint).await;
         }
         ask_sync(&Address::Vsock(files.vsock()), SYNC_LIMIT)
             .await
             .map_err(|error| Failure::new("write its disk out", io::Error::other(error)))?;
         machine.pause().await?;
-        let cut = disk::checkpoint(&files, tool, Some(&machine), checkpoint).await;
+        let cut = disk::checkpoint(&files, tool, Some(&machine), owner, checkpoint).await;
         machine.unpause().await?;
         pass(Point::CheckpointRunning, &files);
         if let Err(error) = machine.tell_woken(&files).await {
@@ -474,7 +513,9 @@ impl Driver for QemuDriver {
         // It knows the disk that is about to go.
         memory::forget(&files).map_err(failed("forget its memory")).map_err(error(verb, id))?;
         pass(Point::RestoreForgotten, &files);
-        let restored = disk::restore(&files, &self.settings.image_program, &checkpoint, &replaced).await;
+        let owner = self.owner(&files).map_err(error(verb, id))?;
+        let tool = &self.settings.image_program;
+        let restored = disk::restore(&files, tool, owner, &checkpoint, &replaced).await;
         restored.map_err(error(verb, id))?.ok_or(DriverError::NoCheckpoint { verb, id, checkpoint })
     }
 

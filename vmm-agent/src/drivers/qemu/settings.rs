@@ -12,6 +12,8 @@ use crate::{
 /// The memory of a machine is a file while it runs. A file that can't grow would end the machine, so it is not
 /// started, and not put to sleep on disk, with less room than this.
 const DEFAULT_MIN_FREE_DISK_MIB: u64 = 1024;
+/// Above the ids that people and services have.
+const DEFAULT_FIRST_ID: u32 = 200_000;
 
 /// The `[qemu]` table of the agent's configuration.
 #[derive(Clone, PartialEq, Eq, Debug, Deserialize)]
@@ -37,6 +39,9 @@ pub(crate) struct Settings {
     pub(crate) disk_gib: Option<u64>,
     /// Whether sprites reach other hosts.
     pub(crate) egress: Egress,
+    /// The first of the user and group ids that machines run as, one each, where the agent is root; zero: the agent's
+    /// own.
+    pub(crate) first_id: u32,
     /// Room that must be free where the state directory is, in MiB.
     pub(crate) min_free_disk_mib: u64,
 }
@@ -89,6 +94,7 @@ impl Default for Settings {
             memory_mib: None,
             disk_gib: None,
             egress: Egress::default(),
+            first_id: DEFAULT_FIRST_ID,
             min_free_disk_mib: DEFAULT_MIN_FREE_DISK_MIB,
         }
     }
