@@ -106,24 +106,22 @@ impl Runtime {
         {
             warn!(%error, "Could not set the clock");
         }
+        let before = self.lock().replace(configuration.clone());
+        if before.as_ref().is_some_and(|before| means_the_same(before, &configuration)) {
+            // As after most sleeps.
+            return;
+        }
         let environment = environment(&configuration);
         self.sessions.configure(Settings {
             environment: environment.clone(),
             session_activity: configuration.session_activity,
             limits: configuration.session_limits,
         });
-        let changed = {
-            let mut held = self.lock();
-            let changed = held.as_ref().map(|before| has_other_environment(before, &configuration));
-            *held = Some(configuration);
-            changed
+        let ask = match before {
+            None => Ask::Boot { environment },
+            Some(_) => Ask::Environment { environment },
         };
-        match changed {
-            None => self.services.tell(Ask::Boot { environment }).await,
-            Some(true) => self.services.tell(Ask::Environment { environment }).await,
-            // As after most sleeps.
-            Some(false) => {}
-        }
+        self.services.tell(ask).await;
     }
 
     /// From now on nothing new is begun. `true` for the first who says so.
@@ -152,9 +150,11 @@ pub(crate) fn base_environment() -> BTreeMap<String, String> {
     BASE_ENVIRONMENT.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
 }
 
-/// Whether [`environment`] makes something else of them.
-fn has_other_environment(one: &Configuration, other: &Configuration) -> bool {
-    (&one.name, &one.url, &one.environment) != (&other.name, &other.url, &other.environment)
+/// Whether nothing has changed for what runs inside: the epoch is the host's business, and so is when the sprite woke.
+fn means_the_same(one: &Configuration, other: &Configuration) -> bool {
+    let Configuration { name, url, epoch: _, environment, session_activity, session_limits, woken: _ } = one;
+    (name, url, environment, session_activity, session_limits)
+        == (&other.name, &other.url, &other.environment, &other.session_activity, &other.session_limits)
 }
 
 fn environment(configuration: &Configuration) -> BTreeMap<String, String> {

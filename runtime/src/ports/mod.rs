@@ -24,7 +24,7 @@ use ids::Port;
 use runtime_api::ListeningPort;
 use tokio::{
     sync::{Notify, watch},
-    time::timeout,
+    time::sleep,
 };
 
 /// How long a new port may go unnoticed. A dial does not wait for it: it tries the port itself.
@@ -70,6 +70,8 @@ pub(crate) struct Ports {
     attending: AtomicUsize,
     /// Somebody new does.
     wanted: Notify,
+    /// The host, which attends already, has come back: the machine woke, most likely, and has more urgent things to do.
+    back: Notify,
 }
 
 /// Somebody who wants to hear of changes, until it is dropped.
@@ -115,19 +117,20 @@ struct Details {
 impl Ports {
     /// Begins to wait for changes: none that happens from now on is missed, and each is noticed at once.
     pub(crate) fn wait(&self) -> Waiting<'_> {
-        self.count(&self.waiting, true)
+        self.count(&self.waiting, &self.wanted)
     }
 
     /// Begins to watch: none that happens from now on is missed, and each is noticed within [`POLL`].
     pub(crate) fn watch(&self) -> Waiting<'_> {
-        self.count(&self.watching, true)
+        self.count(&self.watching, &self.wanted)
     }
 
     /// Begins to attend: none that happens from now on is missed, and each is noticed within [`LONGEST_CALM`].
     pub(crate) fn attend(&self) -> Waiting<'_> {
-        // One more of those who are in no hurry changes nothing; the host that comes back to a machine that woke is one.
-        let first = self.attending.load(Ordering::Relaxed) == 0;
-        self.count(&self.attending, first)
+        match self.attending.load(Ordering::Relaxed) {
+            0 => self.count(&self.attending, &self.wanted),
+            _ => self.count(&self.attending, &self.back),
+        }
     }
 
     /// Something has begun that may open a port.
@@ -135,11 +138,9 @@ impl Ports {
         self.wanted.notify_one();
     }
 
-    fn count<'a>(&'a self, count: &'a AtomicUsize, look: bool) -> Waiting<'a> {
+    fn count<'a>(&'a self, count: &'a AtomicUsize, news: &Notify) -> Waiting<'a> {
         count.fetch_add(1, Ordering::Relaxed);
-        if look {
-            self.wanted.notify_one();
-        }
+        news.notify_one();
         Waiting { count, changes: self.changes.subscribe() }
     }
 
@@ -147,6 +148,8 @@ impl Ports {
     pub(crate) async fn look(&self) {
         let count = |of: &AtomicUsize| of.load(Ordering::Relaxed);
         let (mut pause, mut calm) = (FIRST_PAUSE, POLL);
+        // Whether the next look has been put off.
+        let mut put_off = false;
         loop {
             let rest = match (count(&self.waiting), count(&self.watching), count(&self.attending)) {
                 (1.., _, _) => Some(pause),
@@ -155,13 +158,15 @@ impl Ports {
                 (0, 0, 0) => None,
             };
             let began = Instant::now();
-            let notified = match rest {
-                Some(rest) => timeout(rest, self.wanted.notified()).await.is_ok(),
-                None => {
-                    self.wanted.notified().await;
-                    true
+            let notified = tokio::select! {
+                () = self.wanted.notified() => true,
+                () = self.back.notified(), if !put_off => {
+                    put_off = true;
+                    continue;
                 }
+                () = sleep(rest.unwrap_or_default()), if rest.is_some() => false,
             };
+            put_off = false;
             // Time stood still for the sprite, and nothing happened in it. That many wake at once is no reason for all of
             // them to look at once.
             if !notified && rest.is_some_and(|rest| began.elapsed() > rest + OVERSLEPT) {
