@@ -13,6 +13,7 @@ use anyhow::Context;
 use dashmap::DashMap;
 use ids::{Epoch, Moment, SpriteId};
 use jiff::Timestamp;
+use lifecycle::Residence;
 use rand::RngCore;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{info, warn};
@@ -26,6 +27,7 @@ use crate::{
         command::{self, configured_id},
     },
     holders::Holders,
+    memory,
     metrics::Metrics,
     sprite::{self, Begin, Book, Handle, SpriteError},
     store::{Store, StoreError, Stored},
@@ -111,6 +113,7 @@ impl Agent {
             let book = books.remove(&sprite.id).unwrap_or_default();
             agent.own(sprite, book, begin);
         }
+        agent.tasks.spawn(memory::look_after(Arc::clone(&agent)));
         Ok(agent)
     }
 
@@ -197,6 +200,11 @@ impl Agent {
     /// The sprite's task, unless it was destroyed.
     pub(crate) fn sprite(&self, id: SpriteId) -> Option<Handle> {
         self.sprites.get(&id).map(|handle| handle.clone())
+    }
+
+    /// What each sprite has of the host's RAM.
+    pub(crate) fn residences(&self) -> Vec<(SpriteId, Residence)> {
+        self.sprites.iter().map(|handle| (*handle.key(), handle.residence())).collect()
     }
 
     /// Called by a sprite's task on its way out of a destroy.

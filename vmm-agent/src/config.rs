@@ -9,8 +9,11 @@ use lifecycle::WakeLimits;
 use runtime_api::{SessionActivity, SessionLimits};
 use serde::Deserialize;
 
-use crate::drivers::{
-    command::Settings as CommandSettings, firecracker, process::Settings as ProcessSettings, qemu,
+use crate::{
+    drivers::{
+        command::Settings as CommandSettings, firecracker, process::Settings as ProcessSettings, qemu,
+    },
+    memory,
 };
 
 /// The largest scrollback that can be asked for: beyond it, a few sessions would be a sprite's memory.
@@ -68,6 +71,8 @@ struct Raw {
     leases: RawLeases,
     #[serde(default)]
     wakes: RawWakes,
+    #[serde(default)]
+    memory: memory::Settings,
     #[serde(default)]
     checkpoints: Checkpoints,
     #[serde(default)]
@@ -241,6 +246,7 @@ pub(crate) struct Config {
     pub(crate) wakes: WakeLimits,
     /// After this time a wake no longer counts as one of those at once.
     pub(crate) longest_turn: Duration,
+    pub(crate) memory: memory::Settings,
     pub(crate) checkpoints: Checkpoints,
     pub(crate) process: ProcessSettings,
     pub(crate) qemu: qemu::Settings,
@@ -315,6 +321,7 @@ impl Config {
                     .unwrap_or((queued / ORGANIZATION_SHARE).max(1)),
             },
             longest_turn: millis(raw.wakes.longest_turn_ms, DEFAULT_LONGEST_TURN),
+            memory: raw.memory.check().map_err(|(key, reason)| refusal(key, reason))?,
             checkpoints: raw.checkpoints.check().map_err(|(key, reason)| refusal(key, reason))?,
             process: raw.process,
             qemu: raw.qemu,
@@ -363,6 +370,7 @@ mod tests {
         assert_eq!(config.session_activity, SessionActivity::Running);
         assert_eq!(config.session_limits, SessionLimits::default());
         assert_eq!(config.checkpoints, Checkpoints::default());
+        assert_eq!(config.memory, memory::Settings::default());
     }
 
     #[test]

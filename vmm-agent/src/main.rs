@@ -16,6 +16,7 @@ mod directory;
 mod drivers;
 mod holders;
 mod images;
+mod memory;
 mod metrics;
 mod serve;
 mod sparse;

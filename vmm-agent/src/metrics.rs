@@ -2,11 +2,12 @@
 
 use agent_api::PublicState;
 use prometheus::{
-    Encoder, HistogramOpts, HistogramVec, IntCounterVec, IntGaugeVec, Opts, Registry, TextEncoder,
+    Encoder, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+    TextEncoder,
 };
 use telemetry::LostLines;
 
-use crate::agent::Agent;
+use crate::{agent::Agent, memory};
 
 /// From a resume of a paused sprite (about a millisecond) to a slow cold start.
 const BUCKETS: &[f64] =
@@ -20,9 +21,13 @@ pub(crate) struct Metrics {
     pub(crate) transitions: HistogramVec,
     /// Acquires answered with a refusal.
     pub(crate) refusals: IntCounterVec,
+    /// Sprites that were told to give their memory back.
+    pub(crate) squeezed: IntCounter,
+    memory: IntGaugeVec,
     sprites: IntGaugeVec,
     wakes: IntGaugeVec,
-    holders: prometheus::IntGauge,
+    room: IntGauge,
+    holders: IntGauge,
     lost_log_lines: LostLines,
 }
 
@@ -41,23 +46,49 @@ impl Metrics {
             Opts::new("agent_lease_refusals_total", "Lease requests that were refused, by reason"),
             &["reason"],
         )?;
+        let squeezed = IntCounter::new(
+            "agent_squeezed_sprites_total",
+            "Idle sprites that were told to sleep more deeply, as the host was short of memory",
+        )?;
+        let memory = IntGaugeVec::new(
+            Opts::new("agent_memory_bytes", "What the sprites have of the host's memory, and what is free"),
+            &["of"],
+        )?;
         let sprites =
             IntGaugeVec::new(Opts::new("agent_sprites", "Sprites now, by public state"), &["state"])?;
         let wakes = IntGaugeVec::new(
             Opts::new("agent_wakes", "Wakes now, by whether they run or wait for their turn"),
             &["place"],
         )?;
-        let holders = prometheus::IntGauge::new("agent_holders", "Connected lease channels now")?;
+        let room = IntGauge::new(
+            "agent_wakes_with_memory",
+            "Wakes that need memory for which the host has some, by memory.wake_mib",
+        )?;
+        let holders = IntGauge::new("agent_holders", "Connected lease channels now")?;
         registry.register(Box::new(transitions.clone()))?;
         registry.register(Box::new(refusals.clone()))?;
+        registry.register(Box::new(squeezed.clone()))?;
+        registry.register(Box::new(memory.clone()))?;
         registry.register(Box::new(sprites.clone()))?;
         registry.register(Box::new(wakes.clone()))?;
+        registry.register(Box::new(room.clone()))?;
         registry.register(Box::new(holders.clone()))?;
         let lost_log_lines = LostLines::register(&registry, "agent_log_lines_lost_total")?;
-        Ok(Self { registry, transitions, refusals, sprites, wakes, holders, lost_log_lines })
+        Ok(Self {
+            registry,
+            transitions,
+            refusals,
+            squeezed,
+            memory,
+            sprites,
+            wakes,
+            room,
+            holders,
+            lost_log_lines,
+        })
     }
 
-    /// The text exposition of everything, gauges read now.
+    /// The text exposition of everything, gauges read now. Blocks for a moment.
     pub(crate) fn render(&self, agent: &Agent) -> prometheus::Result<String> {
         let all = agent.directory.sprites();
         let states =
@@ -66,7 +97,12 @@ impl Metrics {
             let count = all.iter().filter(|sprite| sprite.state == state).count();
             self.sprites.with_label_values(&[label]).set(gauge(count));
         }
-        let (running, queued) = agent.wakes.counts();
+        let (sprites, free) = memory::measure(agent);
+        for (of, bytes) in [("sprites", sprites), ("free", free)] {
+            self.memory.with_label_values(&[of]).set(i64::try_from(bytes).unwrap_or(i64::MAX));
+        }
+        let (running, queued, room) = agent.wakes.counts();
+        self.room.set(gauge(room));
         self.wakes.with_label_values(&["running"]).set(gauge(running));
         self.wakes.with_label_values(&["queued"]).set(gauge(queued));
         self.holders.set(gauge(agent.holders.connected()));

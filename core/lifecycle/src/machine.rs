@@ -30,8 +30,8 @@ use std::time::Duration;
 use ids::{Epoch, Moment};
 
 use crate::{
-    Confirmation, Demand, Depth, Effect, Event, Found, Public, Refusal, Settings, Timing, Transition,
-    Trouble,
+    Confirmation, Demand, Depth, Effect, Event, Found, Public, Refusal, Residence, Settings, Timing,
+    Transition, Trouble,
     state::{Asleep, Awake, Busy, Call, Memory, Resolve, Rest, State},
 };
 
@@ -74,6 +74,8 @@ pub struct Machine {
     declined: u32,
     trouble: Option<Trouble>,
     woken_from: Public,
+    /// The host is short of memory, and nobody has needed the sprite since it said so.
+    squeezed: bool,
     /// What [`Effect::Changed`] told last.
     told: (Public, Epoch),
     wakeup: Option<Moment>,
@@ -134,6 +136,7 @@ impl Machine {
             declined: 0,
             trouble: None,
             woken_from: public,
+            squeezed: false,
             told: (public, epoch),
             wakeup: None,
         }
@@ -145,10 +148,10 @@ impl Machine {
         match event {
             Event::Tick => {}
             Event::WakeAdmitted => self.admitted(&mut step),
-            Event::WakeRefused { retry_after } => {
+            Event::WakeRefused { refusal, retry_after } => {
                 if self.slot == Slot::Asked {
                     self.slot = Slot::None;
-                    self.wake_refused(retry_after, &mut step);
+                    self.wake_refused(refusal, retry_after, &mut step);
                 }
             }
             Event::DriverDone { transition, outcome } => match self.state {
@@ -178,6 +181,7 @@ impl Machine {
                 }
             }
             Event::Sleep(depth) => self.orders.sleep = self.orders.sleep.max(Some(depth)),
+            Event::Squeeze => self.squeezed = true,
             Event::Checkpoint => self.orders.checkpoint = true,
             Event::Restore => self.orders.restore = true,
             Event::Destroy => self.orders.destroy = true,
@@ -269,8 +273,51 @@ impl Machine {
         }
     }
 
+    /// What it has of the host's RAM, if this is wanted of it.
+    #[must_use]
+    pub fn residence(&self, demand: Demand) -> Residence {
+        match (self.state, demand) {
+            (
+                State::Resting(
+                    Rest::Cold | Rest::Failed { .. } | Rest::Warm(Asleep { memory: Memory::Disk, .. }),
+                )
+                | State::Destroyed,
+                _,
+            ) => Residence::None,
+            (State::Resting(Rest::Running(awake)), Demand::IdleSince(idle)) => {
+                Residence::Idle(idle.max(awake.since))
+            }
+            (
+                State::Busy(Busy {
+                    call: Call::Pausing(awake) | Call::Stopping(Rest::Running(awake)), ..
+                }),
+                Demand::IdleSince(idle),
+            ) => Residence::Idle(idle.max(awake.since)),
+            (
+                State::Resting(Rest::Warm(_))
+                | State::Busy(Busy { call: Call::Suspending(_) | Call::Stopping(Rest::Warm(_)), .. }),
+                Demand::IdleSince(idle),
+            ) => Residence::Asleep(idle),
+            // What an order froze can be put to sleep more deeply like everything else.
+            (State::Resting(Rest::Warm(asleep)), Demand::Held) => Residence::Asleep(asleep.since),
+            (
+                State::Resting(Rest::Running(_) | Rest::Warm(_))
+                | State::Draining { .. }
+                | State::Busy(_)
+                | State::Stuck { .. },
+                _,
+            ) => Residence::InUse,
+        }
+    }
+
     /// Brings orders and demand to bear on the state, until the driver or somebody else has to act.
     fn settle(&mut self, step: &mut Step) {
+        self.squeezed &= match step.demand {
+            Demand::IdleSince(_) => true,
+            // What goes on inside was frozen by an order, and can as well be so on disk.
+            Demand::Held => self.public() == Public::Warm && self.settings.capabilities.suspend,
+            Demand::Waiting => false,
+        };
         loop {
             self.wakeup = None;
             let before = self.state;
@@ -337,6 +384,16 @@ impl Machine {
         if self.told != now {
             self.told = now;
             step.effects.push(Effect::Changed);
+        }
+    }
+
+    /// When it sinks, and how deep; at once, if the host is short of memory.
+    const fn timing(&self) -> Timing {
+        let usual = self.settings.timing;
+        match (self.squeezed, self.settings.capabilities.suspend) {
+            (false, _) => usual,
+            (true, true) => Timing { idle_timeout: Duration::ZERO, suspend_after: Duration::ZERO, ..usual },
+            (true, false) => Timing { idle_timeout: Duration::ZERO, cold_after: Duration::ZERO, ..usual },
         }
     }
 

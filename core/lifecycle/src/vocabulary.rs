@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use ids::{Epoch, Moment};
 
+use crate::Load;
+
 /// Whether the sprite is needed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Demand {
@@ -26,6 +28,19 @@ pub enum Public {
     Warm,
     /// Asleep with only its disk kept.
     Cold,
+}
+
+/// What a sprite has of its host's RAM.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Residence {
+    /// Nothing: it is cold, or its memory is on disk.
+    None,
+    /// Its memory, which somebody uses, or something is being done with it that must come to its end.
+    InUse,
+    /// Its memory. It runs, and nobody has used it since.
+    Idle(Moment),
+    /// Its memory. It stands still, and nobody has used it since.
+    Asleep(Moment),
 }
 
 /// How deep an ordered sleep goes.
@@ -105,6 +120,8 @@ pub enum Event {
     WakeAdmitted,
     /// The host's scheduler says: not now. Answers [`Effect::AskWake`].
     WakeRefused {
+        /// Why.
+        refusal: Refusal,
         /// When asking again may help.
         retry_after: Duration,
     },
@@ -132,6 +149,8 @@ pub enum Event {
     Drained,
     /// Sleep now, whoever uses it.
     Sleep(Depth),
+    /// The host is short of memory: give yours back, unless you are in use.
+    Squeeze,
     /// Take a checkpoint as soon as no other driver call is out.
     Checkpoint,
     /// Restore a checkpoint; stops the sprite first.
@@ -147,6 +166,8 @@ pub enum Event {
 pub enum Refusal {
     /// Too many wakes are under way on this host.
     HostFull,
+    /// All memory of this host is in use.
+    NoMemory,
     /// The sprite could not be started or stopped; for people.
     Failed(String),
     /// The sprite is being destroyed.
@@ -175,7 +196,7 @@ pub enum Revocation {
 #[must_use = "a dropped effect is a sprite that hangs"]
 pub enum Effect {
     /// Ask the host's scheduler; it answers with [`Event::WakeAdmitted`] or [`Event::WakeRefused`].
-    AskWake,
+    AskWake(Load),
     /// The wake that was asked for is not needed: take it out of the scheduler, unanswered.
     CancelWake,
     /// The wake that was admitted is over: free its slot.

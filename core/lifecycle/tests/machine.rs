@@ -5,14 +5,16 @@ use std::time::Duration;
 
 use ids::{Epoch, Moment};
 use lifecycle::{
-    Capabilities, Confirmation, Demand, Depth, Effect, Event, Found, Machine, Public, Refusal, Revocation,
-    Settings, Timing, Transition,
+    Capabilities, Confirmation, Demand, Depth, Effect, Event, Found, Load, Machine, Public, Refusal,
+    Revocation, Settings, Timing, Transition,
 };
 
 const IDLE: Duration = Duration::from_secs(30);
 const COLD: Duration = Duration::from_secs(600);
 const GRACE: Duration = Duration::from_secs(5);
 const MS: Duration = Duration::from_millis(1);
+const LIGHT: Effect = Effect::AskWake(Load::Light);
+const HEAVY: Effect = Effect::AskWake(Load::Heavy);
 
 fn at(ms: u64) -> Moment {
     Moment::from_origin(Duration::from_millis(ms))
@@ -76,7 +78,7 @@ fn grants(epoch: u64, woken_from: Public) -> Effect {
 #[test]
 fn a_cold_sprite_starts_when_somebody_waits() {
     let mut machine = cold();
-    assert_eq!(machine.handle(Event::Tick, Demand::Waiting, at(0)), [Effect::AskWake]);
+    assert_eq!(machine.handle(Event::Tick, Demand::Waiting, at(0)), [HEAVY]);
     assert_eq!(machine.handle(Event::Tick, Demand::Waiting, at(0)), [], "it is asked for once");
     let started = machine.handle(Event::WakeAdmitted, Demand::Waiting, at(1));
     // The epoch is written down before the driver acts on it.
@@ -114,7 +116,7 @@ fn a_memory_outlives_a_wake_that_failed_and_changed_nothing() {
     let mut machine = Machine::new(settings(true, true), Found::Suspended, Epoch(7), at(0), at(0));
     let mut now = at(1_000);
     for (failures, wait_ms) in [(1, 1_000), (2, 2_000), (3, 4_000)] {
-        assert_eq!(machine.handle(Event::Tick, Demand::Waiting, now), [Effect::AskWake]);
+        assert_eq!(machine.handle(Event::Tick, Demand::Waiting, now), [HEAVY]);
         let resumed = machine.handle(Event::WakeAdmitted, Demand::Waiting, now);
         let transition = call(&resumed).unwrap();
         assert_eq!(machine.confirm(transition, Demand::Waiting, now), Confirmation::Go);
@@ -169,13 +171,13 @@ fn what_began_before_an_idle_sprite_slept_wakes_it_and_what_an_order_froze_does_
             assert_eq!(slept, [Effect::Changed]);
             continue;
         }
-        assert_eq!(slept, [Effect::Changed, Effect::AskWake]);
+        assert_eq!(slept, [Effect::Changed, LIGHT]);
         // The host has no room at first: it is asked again, unless it was over by then.
-        let full = Event::WakeRefused { retry_after: MS * 500 };
+        let full = Event::WakeRefused { refusal: Refusal::HostFull, retry_after: MS * 500 };
         assert_eq!(machine.handle(full, Demand::Held, at(30_100)), []);
         assert_eq!(machine.next_wakeup(), Some(at(30_600)));
         assert_eq!(machine.handle(Event::Tick, Demand::Held, at(30_599)), []);
-        assert_eq!(machine.handle(Event::Tick, Demand::Held, at(30_600)), [Effect::AskWake]);
+        assert_eq!(machine.handle(Event::Tick, Demand::Held, at(30_600)), [LIGHT]);
         let resumed = machine.handle(Event::WakeAdmitted, Demand::Held, at(30_601));
         assert_eq!(
             make(&mut machine, &resumed, Demand::Held, at(30_602)),
@@ -187,7 +189,7 @@ fn what_began_before_an_idle_sprite_slept_wakes_it_and_what_an_order_froze_does_
     let mut machine = running();
     let paused = machine.handle(Event::Tick, idle(), at(30_000));
     assert_eq!(make(&mut machine, &paused, idle(), at(30_001)), [Effect::Changed]);
-    assert_eq!(machine.handle(Event::Tick, Demand::Held, at(30_002)), [Effect::AskWake]);
+    assert_eq!(machine.handle(Event::Tick, Demand::Held, at(30_002)), [LIGHT]);
 }
 
 #[test]
@@ -208,7 +210,7 @@ fn t5_it_sleeps_at_the_idle_timeout_and_not_a_millisecond_sooner() {
     let after = last + IDLE + MS;
     assert_eq!(machine.handle(Event::Tick, Demand::Waiting, after), [], "it waits for the pause to end");
     let done = Event::DriverDone { transition: Transition(1), outcome: Ok(()) };
-    assert_eq!(machine.handle(done, Demand::Waiting, after + MS), [Effect::Changed, Effect::AskWake]);
+    assert_eq!(machine.handle(done, Demand::Waiting, after + MS), [Effect::Changed, LIGHT]);
     let resumed = machine.handle(Event::WakeAdmitted, Demand::Waiting, after + MS);
     let awake = make(&mut machine, &resumed, Demand::Waiting, after + MS);
     assert_eq!(awake, [Effect::WakeDone, Effect::Changed, grants(7, Public::Warm)]);
@@ -264,7 +266,7 @@ fn a_wake_that_nobody_waits_for_when_it_is_admitted_is_not_begun() {
     let _ = machine.handle(Event::Tick, Demand::Waiting, at(0));
     assert_eq!(machine.handle(Event::WakeAdmitted, idle(), at(1)), [Effect::WakeDone]);
     assert_eq!(machine.phase(), "cold");
-    assert_eq!(machine.handle(Event::Tick, Demand::Waiting, at(2)), [Effect::AskWake]);
+    assert_eq!(machine.handle(Event::Tick, Demand::Waiting, at(2)), [HEAVY]);
 }
 
 #[test]
@@ -275,7 +277,7 @@ fn t2_a_request_in_the_middle_of_a_stop_waits_for_its_end_and_then_starts_it() {
     assert_eq!(machine.confirm(Transition(1), idle(), at(600_000)), Confirmation::Go);
     assert_eq!(machine.handle(Event::Tick, Demand::Waiting, at(600_001)), []);
     let done = Event::DriverDone { transition: Transition(1), outcome: Ok(()) };
-    assert_eq!(machine.handle(done, Demand::Waiting, at(600_050)), [Effect::Changed, Effect::AskWake]);
+    assert_eq!(machine.handle(done, Demand::Waiting, at(600_050)), [Effect::Changed, HEAVY]);
     let started = machine.handle(Event::WakeAdmitted, Demand::Waiting, at(600_051));
     assert_eq!(started, [Effect::Changed, Effect::Start { transition: Transition(2), epoch: Epoch(8) }]);
 }
@@ -332,7 +334,7 @@ fn t12_a_failed_start_is_told_to_all_who_wait_and_tried_again_after_a_growing_wh
     let mut now = at(0);
     for wait in [1, 2, 4, 8, 16, 30, 30] {
         let wait = Duration::from_secs(wait);
-        assert_eq!(machine.handle(Event::Tick, Demand::Waiting, now), [Effect::AskWake]);
+        assert_eq!(machine.handle(Event::Tick, Demand::Waiting, now), [HEAVY]);
         let started = machine.handle(Event::WakeAdmitted, Demand::Waiting, now);
         let failed = end(&mut machine, &started, Err("no disk".into()), Demand::Waiting, now);
         let refusal =
@@ -361,7 +363,7 @@ fn a_sprite_that_dies_is_started_again_at_once_and_one_that_keeps_dying_is_not()
     let mut now = at(20_000);
     for wait in [1, 2, 4] {
         let wait = Duration::from_secs(wait);
-        assert_eq!(machine.handle(Event::Tick, Demand::Waiting, now), [Effect::AskWake]);
+        assert_eq!(machine.handle(Event::Tick, Demand::Waiting, now), [HEAVY]);
         let started = machine.handle(Event::WakeAdmitted, Demand::Waiting, now);
         let _ = make(&mut machine, &started, Demand::Waiting, now);
         let epoch = machine.epoch();
@@ -382,7 +384,7 @@ fn a_sprite_that_dies_is_started_again_at_once_and_one_that_keeps_dying_is_not()
     let _ = make(&mut machine, &paused, Demand::IdleSince(now), now + IDLE);
     let _ = machine.handle(Event::Exited { epoch: machine.epoch() }, Demand::IdleSince(now), now + IDLE);
     assert_eq!(machine.phase(), "cold", "killed in its sleep");
-    assert_eq!(machine.handle(Event::Tick, Demand::Waiting, now + IDLE), [Effect::AskWake]);
+    assert_eq!(machine.handle(Event::Tick, Demand::Waiting, now + IDLE), [HEAVY]);
 }
 
 #[test]
@@ -412,7 +414,7 @@ fn a_sprite_that_dies_in_the_middle_of_a_call_is_taken_for_what_it_is() {
     assert_eq!(exited(&mut machine), []);
     let done = Event::DriverDone { transition: Transition(1), outcome: Ok(()) };
     let ended = machine.handle(done, Demand::Waiting, at(30_000));
-    assert_eq!(ended, [Effect::WakeDone, Effect::Revoke(Revocation::Exited), Effect::AskWake]);
+    assert_eq!(ended, [Effect::WakeDone, Effect::Revoke(Revocation::Exited), HEAVY]);
 }
 
 #[test]
@@ -424,11 +426,11 @@ fn a_sprite_that_dies_before_a_decision_is_made_is_not_taken_back_to_life() {
     assert_eq!(died, [Effect::Revoke(Revocation::Exited), Effect::Changed]);
     let transition = call(&paused).unwrap();
     assert_eq!(machine.confirm(transition, Demand::Waiting, at(30_002)), Confirmation::Abandoned(Vec::new()));
-    assert_eq!(machine.handle(Event::Tick, Demand::Waiting, at(30_002)), [Effect::AskWake]);
+    assert_eq!(machine.handle(Event::Tick, Demand::Waiting, at(30_002)), [HEAVY]);
 
     let mut machine = paused_and_woken();
     let died = machine.handle(Event::Exited { epoch: Epoch(7) }, Demand::Waiting, at(1));
-    assert_eq!(died, [Effect::WakeDone, Effect::Changed, Effect::AskWake]);
+    assert_eq!(died, [Effect::WakeDone, Effect::Changed, HEAVY]);
 }
 
 /// Paused, with a resume that is decided and not made.
@@ -451,7 +453,7 @@ fn t3_an_ordered_sleep_lets_requests_in_flight_end_and_holds_new_ones() {
     let paused = machine.handle(Event::Drained, Demand::Waiting, at(3_000));
     assert_eq!(paused, [Effect::Pause(Transition(1))]);
     let asked = make(&mut machine, &paused, Demand::Waiting, at(3_001));
-    assert_eq!(asked, [Effect::Changed, Effect::AskWake], "and then wakes it");
+    assert_eq!(asked, [Effect::Changed, LIGHT], "and then wakes it");
 
     // Those who do not end in time are cut off.
     assert_eq!(impatient.handle(Event::Tick, idle(), at(5_999)), []);
@@ -513,7 +515,7 @@ fn t10_a_pause_and_a_resume_a_thousand_times_over_end_running() {
         now = now + MS;
         let paused = machine.handle(Event::Sleep(Depth::Warm), Demand::IdleSince(now), now);
         let asked = make(&mut machine, &paused, Demand::Waiting, now);
-        assert_eq!(asked, [Effect::Changed, Effect::AskWake]);
+        assert_eq!(asked, [Effect::Changed, LIGHT]);
         let resumed = machine.handle(Event::WakeAdmitted, Demand::Waiting, now);
         let awake = make(&mut machine, &resumed, Demand::Waiting, now);
         assert_eq!(awake, [Effect::WakeDone, Effect::Changed, grants(7, Public::Warm)]);
@@ -523,15 +525,19 @@ fn t10_a_pause_and_a_resume_a_thousand_times_over_end_running() {
 
 #[test]
 fn t38_a_refused_wake_leaves_the_sprite_as_it_was() {
-    for mut machine in [cold(), paused()] {
+    for (mut machine, asked) in [(cold(), HEAVY), (paused(), LIGHT)] {
         let phase = machine.phase();
-        assert_eq!(machine.handle(Event::Tick, Demand::Waiting, at(0)), [Effect::AskWake]);
+        assert_eq!(machine.handle(Event::Tick, Demand::Waiting, at(0)), std::slice::from_ref(&asked));
         let retry_after = Duration::from_secs(3);
-        let refused = machine.handle(Event::WakeRefused { retry_after }, Demand::Waiting, at(1));
+        let refused = machine.handle(
+            Event::WakeRefused { refusal: Refusal::HostFull, retry_after },
+            Demand::Waiting,
+            at(1),
+        );
         assert_eq!(refused, [Effect::Refuse { refusal: Refusal::HostFull, retry_after: Some(retry_after) }]);
         assert_eq!(machine.phase(), phase);
         // Whoever comes next asks again.
-        assert_eq!(machine.handle(Event::Tick, Demand::Waiting, at(2)), [Effect::AskWake]);
+        assert_eq!(machine.handle(Event::Tick, Demand::Waiting, at(2)), [asked]);
     }
 }
 
@@ -549,7 +555,7 @@ fn t38_a_destroy_wakes_nothing() {
             let wakes = all.iter().any(|effect| {
                 matches!(
                     effect,
-                    Effect::AskWake | Effect::Start { .. } | Effect::Resume { .. } | Effect::Grant { .. }
+                    Effect::AskWake(_) | Effect::Start { .. } | Effect::Resume { .. } | Effect::Grant { .. }
                 )
             });
             assert!(!wakes, "{found:?} {demand:?}: {all:?}");
@@ -644,7 +650,7 @@ fn a_restore_ends_the_present_life_and_the_next_has_a_new_epoch() {
     let restored = make(&mut machine, &stopped, Demand::Waiting, at(2));
     assert_eq!(restored, [Effect::Changed, Effect::Restore(Transition(2))]);
     let asked = make(&mut machine, &restored, Demand::Waiting, at(3));
-    assert_eq!(asked, [Effect::AskWake]);
+    assert_eq!(asked, [HEAVY]);
     let started = machine.handle(Event::WakeAdmitted, Demand::Waiting, at(4));
     assert_eq!(started, [Effect::Changed, Effect::Start { transition: Transition(3), epoch: Epoch(8) }]);
 }
@@ -698,4 +704,62 @@ fn t7_a_success_clears_the_record_of_failures_for_good() {
             let _ = make(&mut machine, &resumed, Demand::Waiting, now);
         }
     }
+}
+
+/// A machine of a host that is short of memory, with what it does about that.
+fn squeezed(found: Found, suspend: bool, demand: Demand, now: Moment) -> (Machine, Vec<Effect>) {
+    let mut machine = Machine::new(settings(true, suspend), found, Epoch(7), at(0), at(0));
+    let _ = machine.handle(Event::Tick, demand, at(0));
+    let effects = machine.handle(Event::Squeeze, demand, now);
+    (machine, effects)
+}
+
+#[test]
+fn a_short_host_sinks_what_nobody_uses_at_once_and_as_deep_as_it_can() {
+    let (mut machine, paused) = squeezed(Found::Running, true, idle(), at(1_000));
+    assert_eq!(paused, [Effect::Pause(Transition(1))]);
+    let suspended = make(&mut machine, &paused, idle(), at(1_001));
+    assert_eq!(suspended, [Effect::Changed, Effect::Suspend(Transition(2))]);
+    assert_eq!(make(&mut machine, &suspended, idle(), at(1_050)), []);
+    assert_eq!((machine.phase(), machine.trouble()), ("suspended", None), "nothing is lost");
+    assert_eq!(machine.next_wakeup(), Some(at(601_001)), "and it stays there for as long as usual");
+
+    let (mut machine, stopped) = squeezed(Found::Paused, false, idle(), at(1_000));
+    assert_eq!(stopped, [Effect::Stop(Transition(1))]);
+    assert_eq!(make(&mut machine, &stopped, idle(), at(1_001)), [Effect::Changed]);
+    let trouble = machine.trouble().expect("a reason");
+    assert!(trouble.reason.contains("short of it"), "{trouble:?}");
+}
+
+#[test]
+fn a_short_host_disturbs_nobody_and_forgets_it_once_the_sprite_is_used() {
+    for suspend in [false, true] {
+        for demand in [Demand::Held, Demand::Waiting] {
+            let (mut machine, effects) = squeezed(Found::Running, suspend, demand, at(1_000));
+            assert_eq!(call(&effects), None);
+            assert_eq!(machine.handle(Event::Tick, Demand::IdleSince(at(2_000)), at(2_000)), []);
+            assert_eq!(machine.next_wakeup(), Some(at(32_000)), "its idle time is its own again");
+        }
+        // Somebody comes before the driver is called.
+        let (mut machine, paused) = squeezed(Found::Running, suspend, idle(), at(1_000));
+        let transition = call(&paused).expect("a driver call");
+        let Confirmation::Abandoned(effects) = machine.confirm(transition, Demand::Waiting, at(1_001)) else {
+            panic!("it is put to sleep under somebody's hands");
+        };
+        assert_eq!(effects, [grants(7, Public::Running)]);
+        assert_eq!(machine.handle(Event::Tick, Demand::IdleSince(at(2_000)), at(2_000)), []);
+    }
+    let (mut machine, deeper) = squeezed(Found::Paused, true, idle(), at(1_000));
+    let transition = call(&deeper).expect("a driver call");
+    let confirmation = machine.confirm(transition, Demand::Waiting, at(1_001));
+    assert_eq!(confirmation, Confirmation::Abandoned(vec![LIGHT]));
+}
+
+#[test]
+fn what_an_order_froze_is_not_lost_to_a_short_host() {
+    // A command runs inside, and stands still.
+    let (_, effects) = squeezed(Found::Paused, false, Demand::Held, at(1_000));
+    assert_eq!(effects, []);
+    let (_, effects) = squeezed(Found::Paused, true, Demand::Held, at(1_000));
+    assert_eq!(effects, [Effect::Suspend(Transition(1))]);
 }

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, time::Duration};
 use ids::{HolderId, Moment};
 use lease::grantor::{self, Grantor};
 use lifecycle::{
-    Ask, Confirmation, Demand, Effect, Event as Input, Found, Machine, Public, Transition, Wakes,
+    Ask, Confirmation, Demand, Effect, Event as Input, Found, Machine, Public, Refusal, Transition, Wakes,
 };
 
 use crate::{
@@ -262,12 +262,12 @@ impl World {
 
     fn do_for_sprite(&mut self, run: u64, sprite: usize, effect: Effect) -> Option<Input> {
         match effect {
-            Effect::AskWake => {
+            Effect::AskWake(load) => {
                 let (id, organization) = (self.sprites[sprite].id, self.sprites[sprite].organization.clone());
-                return match self.agent.living.as_mut()?.wakes.ask(id, &organization) {
+                return match self.agent.living.as_mut()?.wakes.ask(id, &organization, load) {
                     Ask::Go => Some(Input::WakeAdmitted),
                     Ask::Queued => None,
-                    Ask::Full(_) => Some(Input::WakeRefused { retry_after: Duration::from_secs(2) }),
+                    Ask::Full(_) => Some(refused(Refusal::HostFull)),
                 };
             }
             Effect::CancelWake => {
@@ -335,6 +335,41 @@ impl World {
         };
         let delay = self.random.about(Duration::from_micros(200));
         self.plan(delay, Event::Turn { run, sprite });
+    }
+
+    /// One sprite is to give its memory back, and none gets any for a while.
+    pub(crate) fn memory_is_short(&mut self, sprite: usize) {
+        let run = self.agent.run;
+        let Some(living) = &mut self.agent.living else { return };
+        let nobody = living.wakes.set_room(0);
+        if !nobody.is_empty() {
+            self.violated(|| format!("{nobody:?} wake without memory"));
+        }
+        if !self.sprites[sprite].gone {
+            self.squeeze(sprite);
+            self.tell(run, sprite, Input::Squeeze);
+        }
+        let after = self.random.about(Duration::from_secs(2));
+        self.plan(after, Event::MemoryBack { run });
+    }
+
+    /// There is memory again, or those who wait for it have waited for long enough.
+    pub(crate) fn memory_is_back(&mut self, run: u64) {
+        if run != self.agent.run {
+            return;
+        }
+        let refuses = self.random.per_mille(300);
+        let Some(living) = &mut self.agent.living else { return };
+        let sent_away = if refuses { living.wakes.refuse_heavy() } else { Vec::new() };
+        let next = living.wakes.set_room(usize::MAX);
+        for id in sent_away {
+            if let Some(sprite) = self.sprites.iter().position(|sprite| sprite.id == id) {
+                self.tell(run, sprite, refused(Refusal::NoMemory));
+            }
+        }
+        for next in next {
+            self.plan_turn(run, Some(next));
+        }
     }
 
     fn decide(&mut self, run: u64, sprite: usize, transition: Transition, call: Call) {
@@ -441,4 +476,8 @@ impl World {
             self.tell(run, sprite, Input::Tick);
         }
     }
+}
+
+fn refused(refusal: Refusal) -> Input {
+    Input::WakeRefused { refusal, retry_after: Duration::from_secs(2) }
 }

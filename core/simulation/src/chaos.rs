@@ -19,6 +19,7 @@ pub(crate) enum Fault {
     SleepOrdered,
     CheckpointOrdered,
     Destroyed,
+    MemoryShort,
 }
 
 impl World {
@@ -34,6 +35,7 @@ impl World {
             Fault::SleepOrdered,
             Fault::CheckpointOrdered,
             Fault::Destroyed,
+            Fault::MemoryShort,
         ] {
             self.plan_fault(fault);
         }
@@ -49,6 +51,7 @@ impl World {
             Fault::SleepOrdered => faults.sleep_ordered,
             Fault::CheckpointOrdered => faults.checkpoint_ordered,
             Fault::Destroyed => faults.destroyed,
+            Fault::MemoryShort => faults.memory_short,
         };
         if !every.is_zero() {
             let after = self.random.between(Duration::ZERO, every * 2);
@@ -106,6 +109,7 @@ impl World {
                     self.create_sprite();
                 }
             }
+            Fault::MemoryShort => self.memory_is_short(sprite),
         }
         self.plan_fault(fault);
     }

@@ -37,6 +37,8 @@ pub(crate) struct Sprite {
     pub(crate) used_at: Option<Moment>,
     /// When it last became awake.
     awake_at: Moment,
+    /// When the host last was short of its memory.
+    squeezed_at: Option<Moment>,
     /// Commands that run inside.
     pub(crate) commands: u64,
     /// Until when its users may be disturbed: somebody ordered it, or it died.
@@ -46,6 +48,11 @@ pub(crate) struct Sprite {
 impl Sprite {
     pub(crate) fn is_excused(&self, now: Moment) -> bool {
         self.destroying || now < self.excused_until
+    }
+
+    /// Whether the host has been short of memory since it became awake, so that it sleeps as soon as it may.
+    fn is_squeezed(&self) -> bool {
+        self.squeezed_at.is_some_and(|at| at >= self.awake_at)
     }
 }
 
@@ -94,11 +101,17 @@ impl World {
             needed_at: self.now,
             used_at: None,
             awake_at: Moment::ZERO,
+            squeezed_at: None,
             commands: 0,
             excused_until: Moment::ZERO,
         });
         self.adopt(index);
         index
+    }
+
+    /// The host is short of this one's memory.
+    pub(crate) fn squeeze(&mut self, sprite: usize) {
+        self.sprites[sprite].squeezed_at = Some(self.now);
     }
 
     /// From now on, for a while, this sprite's users may be disturbed.
@@ -242,7 +255,10 @@ impl World {
             let holder = gateway.holder.clone();
             self.violated(|| format!("sprite {sprite} became {to:?} under the lease of {holder}"));
         }
-        let idle_timeout = self.scenario.settings.timing.idle_timeout;
+        let idle_timeout = match self.sprites[sprite].is_squeezed() {
+            true => Duration::ZERO,
+            false => self.scenario.settings.timing.idle_timeout,
+        };
         // T17: nor sooner than it would have if it had been used when it was ready.
         if matches!(from, Process::Running { .. }) && self.now < self.sprites[sprite].awake_at + idle_timeout
         {

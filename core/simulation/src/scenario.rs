@@ -24,6 +24,8 @@ pub struct Faults {
     pub checkpoint_ordered: Duration,
     /// Somebody destroys a sprite (and makes another).
     pub destroyed: Duration,
+    /// The host's memory is short: no wake that needs some begins for a while, and some sprite is to give its back.
+    pub memory_short: Duration,
     /// How many of a thousand driver calls fail.
     pub driver_failures_per_mille: u64,
 }
@@ -116,7 +118,7 @@ impl Default for Scenario {
 impl Scenario {
     /// Every kind of world, by name.
     #[must_use]
-    pub fn all() -> [(&'static str, Self); 11] {
+    pub fn all() -> [(&'static str, Self); 13] {
         [
             ("calm", Self::calm()),
             ("flaky", Self::flaky()),
@@ -124,6 +126,8 @@ impl Scenario {
             ("stormy", Self::stormy()),
             ("stormy, hesitant, suspending", Self::stormy().hesitant().suspending()),
             ("crowded", Self::crowded()),
+            ("short", Self::short()),
+            ("short, suspending", Self::short().suspending()),
             ("forgetful", Self::forgetful()),
             ("calm, hesitant", Self::calm().hesitant()),
             ("flaky, hesitant", Self::flaky().hesitant()),
@@ -149,6 +153,7 @@ impl Scenario {
             sleep_ordered: Duration::from_secs(30),
             checkpoint_ordered: Duration::from_secs(90),
             destroyed: Duration::from_secs(120),
+            memory_short: Duration::from_secs(60),
             driver_failures_per_mille: 30,
         };
         Self { faults, ..Self::calm() }
@@ -178,6 +183,7 @@ impl Scenario {
             sleep_ordered: Duration::from_secs(3),
             checkpoint_ordered: Duration::from_secs(10),
             destroyed: Duration::from_secs(15),
+            memory_short: Duration::from_secs(5),
             driver_failures_per_mille: 150,
         };
         Self { faults, ..Self::calm() }
@@ -191,6 +197,13 @@ impl Scenario {
         scenario.wakes = WakeLimits { at_once: 1, queued: 6, queued_per_organization: 4 };
         scenario.holder.acquire_timeout = Duration::from_secs(3);
         scenario
+    }
+
+    /// The host has too little memory, all the time: what nobody uses sinks at once, and wakes wait for room.
+    #[must_use]
+    pub fn short() -> Self {
+        let faults = Faults { memory_short: Duration::from_secs(1), ..Faults::default() };
+        Self { faults, ..Self::calm() }
     }
 
     /// Channels break so often, and the agent forgets silent holders so soon, that leases get lost.

@@ -80,6 +80,10 @@ pub(crate) enum Event {
         epoch: Epoch,
     },
     CommandEnds(usize),
+    /// There is memory again.
+    MemoryBack {
+        run: u64,
+    },
     /// Some fault of this kind happens, and the next one is planned.
     Fault(Fault),
 }
@@ -412,6 +416,7 @@ impl World {
             }
             Event::ExitSeen { run, sprite, epoch } => self.exit_seen(run, sprite, epoch),
             Event::CommandEnds(sprite) => self.end_command(sprite),
+            Event::MemoryBack { run } => self.memory_is_back(run),
             Event::Fault(fault) => self.fault(fault),
         }
     }

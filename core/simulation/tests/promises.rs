@@ -56,6 +56,18 @@ fn a_lease_that_was_lost_is_used_no_longer() {
 }
 
 #[test]
+fn a_host_that_is_short_of_memory_disturbs_nobody_and_leaves_nobody_waiting() {
+    for scenario in [Scenario::short(), Scenario::short().suspending()] {
+        let report = run(scenario);
+        assert_eq!(
+            report.bounced + report.ended(Ending::Broken) + report.ended(Ending::Expired),
+            0,
+            "{report:#?}"
+        );
+    }
+}
+
+#[test]
 fn a_crowd_is_served_or_sent_away_and_no_wake_is_lost() {
     let report = run(Scenario::crowded());
     assert_eq!((report.most_wakes, report.bounced), (1, 0), "{report:#?}");

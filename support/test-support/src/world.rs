@@ -535,11 +535,16 @@ impl World {
     /// The metrics can't be read.
     pub async fn metric(&self, name: &str, filter: &str) -> anyhow::Result<f64> {
         let url = format!("http://127.0.0.1:{}/metrics", self.admin);
-        let text = self.client.get(url).send().await?.text().await?;
-        let lines = text.lines().filter(|line| {
-            line.strip_prefix(name).is_some_and(|rest| rest.starts_with([' ', '{'])) && line.contains(filter)
-        });
-        Ok(lines.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum())
+        Ok(sum(&self.client.get(url).send().await?.text().await?, name, filter))
+    }
+
+    /// The same, of the agent.
+    ///
+    /// # Errors
+    /// The metrics can't be read.
+    pub async fn agent_metric(&self, name: &str, filter: &str) -> anyhow::Result<f64> {
+        let client = reqwest::Client::builder().unix_socket(self.state_dir().join("agent.sock")).build()?;
+        Ok(sum(&client.get("http://agent/metrics").send().await?.text().await?, name, filter))
     }
 
     /// Stops everything, in the order of `make run`, and checks that nothing is left.
@@ -584,6 +589,14 @@ impl Drop for World {
             }
         }
     }
+}
+
+/// What a metric's lines with `filter` in them add up to.
+fn sum(metrics: &str, name: &str, filter: &str) -> f64 {
+    let lines = metrics.lines().filter(|line| {
+        line.strip_prefix(name).is_some_and(|rest| rest.starts_with([' ', '{'])) && line.contains(filter)
+    });
+    lines.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum()
 }
 
 /// The lines of a log that tell of trouble, and its end.

@@ -12,6 +12,7 @@
 //! | `/upload` | length and SHA-256 of the body |
 //! | `/download?bytes=N` | N bytes |
 //! | `/slow?ms=N` | answers after N milliseconds |
+//! | `/keep?mib=N` | has N MiB more of memory from now on |
 //! | `/drip?ms=N&count=M` | M chunks, one each N milliseconds |
 //! | `/sse?ms=N` | server-sent events for ever |
 //! | `/trailers` | a body, then the trailer `x-checksum` |
@@ -60,6 +61,7 @@ struct State {
     nonce: u64,
     calls: AtomicU64,
     seen: Mutex<HashMap<u64, u64>>,
+    kept: Mutex<Vec<Vec<u8>>>,
 }
 
 #[tokio::main(flavor = "current_thread")]
@@ -151,6 +153,12 @@ async fn serve(state: Arc<State>, request: Request<Incoming>) -> Result<Response
         "/slow" => {
             tokio::time::sleep(ms).await;
             text("slow\n")
+        }
+        "/keep" => {
+            let bytes = usize::try_from(number(&query, "mib").unwrap_or(1) << 20).unwrap_or(0);
+            // Written, or it would not be there.
+            state.kept.lock().push(vec![1; bytes]);
+            text("kept\n")
         }
         "/drip" => {
             let count = number(&query, "count").unwrap_or(10);

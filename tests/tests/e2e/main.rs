@@ -20,6 +20,7 @@ mod idle;
 mod images;
 mod inside;
 mod machine;
+mod pressure;
 mod proxy;
 mod readiness;
 mod relay;

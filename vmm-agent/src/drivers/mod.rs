@@ -240,6 +240,12 @@ pub(crate) trait Driver: Send + Sync + fmt::Debug {
     /// How a gateway reaches the sprite's runtime while it runs. Stable for the sprite's whole life.
     fn endpoint(&self, id: SpriteId) -> Endpoint;
 
+    /// How much of the host's memory the sprite has now, in bytes; 0 if that can't be known. About right and quick: it
+    /// reads some lines of `/proc`, and blocks for that.
+    fn footprint(&self, _id: SpriteId) -> u64 {
+        0
+    }
+
     /// Makes the sprite's disk. Does nothing to a disk that is there, so it can be repeated; a disk
     /// that an interrupted call left half made is made anew.
     ///

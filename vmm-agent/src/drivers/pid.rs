@@ -54,6 +54,27 @@ impl Identity {
     }
 }
 
+/// How much memory a process has, in bytes. Nothing, if it is gone.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(super) struct Footprint {
+    /// What only it has, and what it shares without a file.
+    pub(super) own: u64,
+    /// What of files it has mapped and is in RAM: that of a machine, or a library that others have, too.
+    pub(super) files: u64,
+}
+
+impl Footprint {
+    pub(super) fn of(pid: Pid) -> Self {
+        let text = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+        let bytes = |name: &str| {
+            let line = text.lines().find_map(|line| line.strip_prefix(name));
+            let kib = line.and_then(|rest| rest.trim().strip_suffix(" kB")?.parse::<u64>().ok());
+            kib.unwrap_or(0).saturating_mul(1024)
+        };
+        Self { own: bytes("RssAnon:") + bytes("RssShmem:"), files: bytes("RssFile:") }
+    }
+}
+
 impl Watched {
     /// Takes charge of a child that can't have ended unseen, and says which it is.
     ///

@@ -41,6 +41,10 @@ impl Driver for DriverSet {
         self.of(id).endpoint(id)
     }
 
+    fn footprint(&self, id: SpriteId) -> u64 {
+        self.of(id).footprint(id)
+    }
+
     async fn prepare(&self, sprite: &SpriteSpec) -> Result<(), DriverError> {
         self.of(sprite.id).prepare(sprite).await
     }

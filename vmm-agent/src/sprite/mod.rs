@@ -8,6 +8,7 @@
 
 mod book;
 mod link;
+mod standing;
 mod task;
 mod transition;
 
@@ -18,9 +19,11 @@ use agent_api::{
     lease::{Refusal, Usage},
 };
 use ids::{Attempt, CheckpointId, Epoch, HolderId};
+use lifecycle::Residence;
 use tokio::sync::{mpsc, oneshot};
 
 pub(crate) use self::book::Book;
+use self::standing::Standing;
 use crate::{
     agent::Agent,
     drivers::{Adopted, DriverError, SpriteSpec},
@@ -42,21 +45,67 @@ pub(crate) enum Begin {
 /// What a sprite's task is told.
 #[derive(Debug)]
 pub(crate) enum Message {
-    Acquire { holder: HolderId, attempt: Attempt, request_id: String },
-    Reassert { holder: HolderId, attempt: Attempt, epoch: Epoch },
-    Release { holder: HolderId, attempt: Attempt, idle_for: Duration },
-    Report { holder: HolderId, usage: Usage },
-    HolderLost { holder: HolderId },
-    Change { change: ChangeSprite, reply: Reply<Changed<Sprite>> },
-    Sleep { depth: SleepDepth, reply: Reply<WhyAwake> },
-    Wake { reply: Reply<WhyAwake> },
-    Why { reply: Reply<WhyAwake> },
-    Checkpoints { reply: Reply<Vec<Checkpoint>> },
-    TakeCheckpoint { ask: CreateCheckpoint, reply: Reply<mpsc::Receiver<Progress>> },
-    RestoreCheckpoint { checkpoint: CheckpointId, reply: Reply<mpsc::Receiver<Progress>> },
-    ForgetCheckpoint { checkpoint: CheckpointId, reply: Reply<()> },
-    Fork { checkpoint: Option<CheckpointId>, sprite: SpriteSpec, reply: Reply<()> },
-    Destroy { reply: Reply<()> },
+    Acquire {
+        holder: HolderId,
+        attempt: Attempt,
+        request_id: String,
+    },
+    Reassert {
+        holder: HolderId,
+        attempt: Attempt,
+        epoch: Epoch,
+    },
+    Release {
+        holder: HolderId,
+        attempt: Attempt,
+        idle_for: Duration,
+    },
+    Report {
+        holder: HolderId,
+        usage: Usage,
+    },
+    HolderLost {
+        holder: HolderId,
+    },
+    Change {
+        change: ChangeSprite,
+        reply: Reply<Changed<Sprite>>,
+    },
+    Sleep {
+        depth: SleepDepth,
+        reply: Reply<WhyAwake>,
+    },
+    /// The host is short of memory.
+    Squeeze,
+    Wake {
+        reply: Reply<WhyAwake>,
+    },
+    Why {
+        reply: Reply<WhyAwake>,
+    },
+    Checkpoints {
+        reply: Reply<Vec<Checkpoint>>,
+    },
+    TakeCheckpoint {
+        ask: CreateCheckpoint,
+        reply: Reply<mpsc::Receiver<Progress>>,
+    },
+    RestoreCheckpoint {
+        checkpoint: CheckpointId,
+        reply: Reply<mpsc::Receiver<Progress>>,
+    },
+    ForgetCheckpoint {
+        checkpoint: CheckpointId,
+        reply: Reply<()>,
+    },
+    Fork {
+        checkpoint: Option<CheckpointId>,
+        sprite: SpriteSpec,
+        reply: Reply<()>,
+    },
+    Destroy {
+        reply: Reply<()>,
+    },
 }
 
 pub(crate) type Reply<T> = oneshot::Sender<Result<T, SpriteError>>;
@@ -94,6 +143,7 @@ pub(crate) enum SpriteError {
 #[derive(Clone, Debug)]
 pub(crate) struct Handle {
     mailbox: mpsc::Sender<Message>,
+    standing: Arc<Standing>,
     agent_stops: tokio_util::sync::CancellationToken,
 }
 
@@ -101,6 +151,16 @@ impl Handle {
     /// Tells the task something. False if the sprite is gone.
     pub(crate) async fn tell(&self, message: Message) -> bool {
         self.mailbox.send(message).await.is_ok()
+    }
+
+    /// The same, if it can hear it at once.
+    pub(crate) fn tell_now(&self, message: Message) -> bool {
+        self.mailbox.try_send(message).is_ok()
+    }
+
+    /// What the sprite has of the host's RAM.
+    pub(crate) fn residence(&self) -> Residence {
+        self.standing.get()
     }
 
     async fn ask<T>(&self, message: impl FnOnce(Reply<T>) -> Message) -> Result<T, SpriteError> {
@@ -174,8 +234,9 @@ impl Handle {
 /// Starts the task of a sprite.
 pub(crate) fn spawn(agent: Arc<Agent>, sprite: Sprite, book: Book, begin: Begin) -> Handle {
     let (mailbox, messages) = mpsc::channel(MAILBOX);
-    let handle = Handle { mailbox, agent_stops: agent.shutdown.clone() };
+    let standing = Arc::<Standing>::default();
+    let handle = Handle { mailbox, standing: Arc::clone(&standing), agent_stops: agent.shutdown.clone() };
     let tasks = agent.tasks.clone();
-    tasks.spawn(task::run(agent, sprite, book, begin, messages));
+    tasks.spawn(task::run(agent, sprite, book, begin, messages, standing));
     handle
 }

@@ -13,8 +13,8 @@ use futures_util::future::BoxFuture;
 use ids::{Attempt, Epoch};
 use jiff::Timestamp;
 use lifecycle::{
-    Capabilities, Confirmation, Demand, Depth, Effect, Event, Found, Machine, Public, Refusal, Revocation,
-    Settings, Timing, Transition,
+    Capabilities, Confirmation, Demand, Depth, Effect, Event, Found, Machine, Public, Refusal, Residence,
+    Revocation, Settings, Timing, Transition,
 };
 use runtime_api::{Activity, ActivityKind, Command, ControlStream};
 use tokio::{
@@ -28,6 +28,7 @@ use super::{
     Begin, Message, Reply, SpriteError,
     book::Book,
     link::{Link, News},
+    standing::Standing,
     transition::{self, Call, Ended, Failed},
 };
 use crate::{
@@ -35,7 +36,7 @@ use crate::{
     api::chain,
     config::OnShutdown,
     drivers::Adopted,
-    wakes::Turn,
+    wakes::{Admission, Turn},
 };
 
 /// Under which name an order to wake holds the sprite until it is awake.
@@ -66,7 +67,7 @@ struct Task {
     /// What is being done with its checkpoints.
     operation: Option<Operation>,
     /// Our place in the host's wake queue.
-    turn: Option<oneshot::Receiver<()>>,
+    turn: Option<oneshot::Receiver<Admission>>,
     /// Until when we may keep our turn, while we have one. It paces and excludes nobody: one whose wake takes longer
     /// does not keep the others waiting.
     turn_ends: Option<Instant>,
@@ -89,6 +90,7 @@ pub(super) async fn run(
     book: Book,
     begin: Begin,
     mut messages: mpsc::Receiver<Message>,
+    standing: Arc<Standing>,
 ) {
     let mut task = Task::new(agent.clone(), sprite, book, begin);
     let mut stopping = false;
@@ -107,6 +109,7 @@ pub(super) async fn run(
             task.hear_inside(news).await;
         }
         task.confirm().await;
+        standing.set(task.machine.residence(task.demand()));
         if task.is_over(stopping) {
             break;
         }
@@ -126,9 +129,14 @@ pub(super) async fn run(
             }
             turn = or_never(task.turn.as_mut()) => {
                 task.turn = None;
-                if turn.is_ok() {
-                    task.turn_begins();
-                    task.tell(Event::WakeAdmitted).await;
+                match turn {
+                    Ok(Admission::Go) => {
+                        task.turn_begins();
+                        task.tell(Event::WakeAdmitted).await;
+                    }
+                    Ok(Admission::NoMemory) => task.tell(refused(Refusal::NoMemory)).await,
+                    // It was given back.
+                    Err(_) => {}
                 }
             }
             () = until(task.turn_ends) => task.give_turn_back(),
@@ -144,6 +152,7 @@ pub(super) async fn run(
             }
         }
     }
+    standing.set(Residence::None);
     agent.wakes.finished(task.sprite.id);
     if task.withdrawn {
         agent.disown(task.sprite.id);
@@ -286,6 +295,7 @@ impl Task {
                 self.tell(Event::Sleep(depth)).await;
                 let _ = reply.send(Ok(self.why()));
             }
+            Message::Squeeze => self.tell(Event::Squeeze).await,
             Message::Wake { reply } => {
                 if let Ok(order) = WAKE_ORDER.parse() {
                     self.wake_attempt = self.wake_attempt.next();
@@ -479,14 +489,16 @@ impl Task {
 
     async fn perform(&mut self, effect: Effect) -> Option<Event> {
         match effect {
-            Effect::AskWake => match self.agent.wakes.ask(self.sprite.id, &self.sprite.organization) {
-                Turn::Now => {
-                    self.turn_begins();
-                    return Some(Event::WakeAdmitted);
+            Effect::AskWake(load) => {
+                match self.agent.wakes.ask(self.sprite.id, &self.sprite.organization, load) {
+                    Turn::Now => {
+                        self.turn_begins();
+                        return Some(Event::WakeAdmitted);
+                    }
+                    Turn::Later(turn) => self.turn = Some(turn),
+                    Turn::Full => return Some(refused(Refusal::HostFull)),
                 }
-                Turn::Later(turn) => self.turn = Some(turn),
-                Turn::Full => return Some(Event::WakeRefused { retry_after: FULL_RETRY }),
-            },
+            }
             Effect::WakeDone if self.settling => {
                 self.turn_ends = self.turn_ends.map(|ends| ends.min(Instant::now() + LONGEST_SETTLING));
             }
@@ -674,6 +686,10 @@ impl Task {
     }
 }
 
+const fn refused(refusal: Refusal) -> Event {
+    Event::WakeRefused { refusal, retry_after: FULL_RETRY }
+}
+
 fn inside(activity: &str, name: String, held_for_ms: u64) -> WhyHolder {
     WhyHolder {
         holder: "runtime".into(),
@@ -716,6 +732,11 @@ fn refusal_text(refusal: &Refusal) -> (RefusalCode, String) {
         Refusal::HostFull => (
             RefusalCode::HostFull,
             "too many sprites of this host are waking; try again when some are up".into(),
+        ),
+        Refusal::NoMemory => (
+            RefusalCode::HostFull,
+            "the memory of this host is full of sprites that are in use; try again when some of them sleep"
+                .into(),
         ),
         Refusal::Failed(reason) => {
             (RefusalCode::StartFailed, format!("the sprite could not be woken: {reason}"))

@@ -6,7 +6,7 @@ use ids::Moment;
 
 use super::{Machine, Orders, Slot, Step};
 use crate::{
-    Demand, Depth, Effect, Refusal, Timing,
+    Demand, Depth, Effect, Load, Refusal, Timing,
     state::{Asleep, Awake, Busy, Call, Memory, Resolve, Rest, State},
 };
 
@@ -58,7 +58,11 @@ impl Machine {
         match self.slot {
             Slot::None => {
                 self.slot = Slot::Asked;
-                step.effects.push(Effect::AskWake);
+                let load = match rest {
+                    Rest::Warm(Asleep { memory: Memory::Ram, .. }) => Load::Light,
+                    Rest::Warm(_) | Rest::Running(_) | Rest::Cold | Rest::Failed { .. } => Load::Heavy,
+                };
+                step.effects.push(Effect::AskWake(load));
             }
             Slot::Asked => {}
             Slot::Admitted => self.wake(rest, step),
@@ -88,7 +92,7 @@ impl Machine {
     }
 
     /// The host has no room: whoever waits may come again, and so does what began inside.
-    pub(super) fn wake_refused(&mut self, retry_after: Duration, step: &mut Step) {
+    pub(super) fn wake_refused(&mut self, refusal: Refusal, retry_after: Duration, step: &mut Step) {
         match &mut self.state {
             State::Resting(Rest::Warm(asleep)) if step.demand == Demand::Held => {
                 asleep.wakes_from = step.now + retry_after;
@@ -97,7 +101,7 @@ impl Machine {
             | State::Draining { .. }
             | State::Busy(_)
             | State::Stuck { .. }
-            | State::Destroyed => step.refuse(Refusal::HostFull, Some(retry_after)),
+            | State::Destroyed => step.refuse(refusal, Some(retry_after)),
         }
     }
 
@@ -120,7 +124,7 @@ impl Machine {
     }
 
     pub(super) fn sink_deeper(&mut self, asleep: Asleep, step: &mut Step) {
-        let Timing { suspend_after, cold_after, .. } = self.settings.timing;
+        let Timing { suspend_after, cold_after, .. } = self.timing();
         let cold_at = (asleep.since + cold_after).max(asleep.not_before);
         // Warm → Stopping
         if self.due(cold_at, step) {
@@ -150,7 +154,7 @@ impl Machine {
     pub(super) fn sinks_at(&self, awake: Awake, demand: Demand) -> Moment {
         match demand {
             Demand::IdleSince(idle) => {
-                (idle.max(awake.since) + self.settings.timing.idle_timeout).max(awake.not_before)
+                (idle.max(awake.since) + self.timing().idle_timeout).max(awake.not_before)
             }
             Demand::Waiting | Demand::Held => Moment::from_origin(Duration::MAX),
         }

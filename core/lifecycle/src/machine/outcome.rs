@@ -87,6 +87,10 @@ impl Machine {
                 self.declined = 0;
                 match before {
                     Rest::Running(_) => self.slept(),
+                    Rest::Warm(_) if self.squeezed => {
+                        self.failed_sinks = 0;
+                        self.fail("its memory was dropped, as the host was short of it".to_owned(), None);
+                    }
                     Rest::Warm(_) | Rest::Cold | Rest::Failed { .. } => self.failed_sinks = 0,
                 }
                 self.enter(State::Resting(Rest::Cold), step);

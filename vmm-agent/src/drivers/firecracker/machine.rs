@@ -22,7 +22,7 @@ use super::{
 };
 use crate::drivers::{
     files::{remove_if_there, write_whole},
-    pid::{self, Identity, Watched},
+    pid::{self, Footprint, Identity, Watched},
 };
 
 /// Runs a program once a line has come on stdin, and not at all if none comes: so no process is ever without
@@ -152,6 +152,12 @@ impl Machine {
             }
         };
         Ok(Some((machine, phase)))
+    }
+
+    /// How much of the host's memory it has, in bytes.
+    pub(super) fn footprint(&self) -> u64 {
+        let Footprint { own, files } = Footprint::of(self.process.pid());
+        own + files
     }
 
     /// Stops all its threads, and with them the guest's time: when this returns, none runs.

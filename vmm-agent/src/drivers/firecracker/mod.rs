@@ -585,6 +585,10 @@ impl Driver for FirecrackerDriver {
         Endpoint::Vsock { path: self.host.layout.sprite(id).vsock() }
     }
 
+    fn footprint(&self, id: SpriteId) -> u64 {
+        self.host.machine(id).map_or(0, |machine| machine.footprint())
+    }
+
     async fn prepare(&self, sprite: &SpriteSpec) -> Result<(), DriverError> {
         let (host, sprite) = (Arc::clone(&self.host), sprite.clone());
         self.whole(Verb::Prepare, sprite.id, async move { host.prepare(&sprite).await }).await

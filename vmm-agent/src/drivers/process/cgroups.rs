@@ -11,6 +11,7 @@ use std::{
 };
 
 use ids::SpriteId;
+use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
 
 use super::settings::Settings;
@@ -203,6 +204,12 @@ impl SpriteCgroups {
     /// Puts a process, and with it all that it will ever fork, into these cgroups.
     pub(super) fn enter(&self, pid: u32) -> io::Result<()> {
         self.dirs.iter().try_for_each(|dir| fs::write(dir.join("cgroup.procs"), pid.to_string()))
+    }
+
+    /// The processes in them; `None` if it has no cgroup.
+    pub(super) fn processes(&self) -> Option<Vec<Pid>> {
+        let text = fs::read_to_string(self.dirs.first()?.join("cgroup.procs")).ok()?;
+        Some(text.lines().filter_map(|pid| pid.parse().ok()).map(Pid::from_raw).collect())
     }
 
     /// Removes the cgroups of a sprite that has ended; those that are not there are no error.

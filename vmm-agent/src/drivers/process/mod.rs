@@ -59,7 +59,9 @@ use self::{
     removal::Remover,
 };
 pub(crate) use self::{probe::Report, settings::Settings};
-use super::{Adopted, Driver, DriverError, Resumed, SpriteSpec, Verb, files::remove_if_there};
+use super::{
+    Adopted, Driver, DriverError, Resumed, SpriteSpec, Verb, files::remove_if_there, pid::Footprint,
+};
 
 /// How long the kernel may take to end a killed sprite.
 const KILL_LIMIT: Duration = Duration::from_secs(10);
@@ -166,6 +168,13 @@ fn freeze_failed(verb: Verb, id: SpriteId) -> impl FnOnce(FreezeError) -> Driver
 }
 
 impl Host {
+    /// What its processes have that others don't: the host's programs are mapped in every sprite.
+    fn footprint(&self, id: SpriteId) -> u64 {
+        let Some(process) = self.running.get(&id).map(|process| Arc::clone(&process)) else { return 0 };
+        let processes = process.cgroups.processes().or_else(|| tree::descendants(process.pid()).ok());
+        processes.into_iter().flatten().map(|pid| Footprint::of(pid).own).sum()
+    }
+
     fn running(&self, verb: Verb, id: SpriteId) -> Result<Arc<Process>, DriverError> {
         let process = self.running.get(&id).map(|entry| Arc::clone(&entry));
         process.ok_or(DriverError::NotRunning { verb, id })
@@ -348,6 +357,10 @@ impl Driver for ProcessDriver {
 
     fn endpoint(&self, id: SpriteId) -> Endpoint {
         Endpoint::Handoff { path: self.host.layout.sprite(id).socket() }
+    }
+
+    fn footprint(&self, id: SpriteId) -> u64 {
+        self.host.footprint(id)
     }
 
     async fn prepare(&self, sprite: &SpriteSpec) -> Result<(), DriverError> {

@@ -34,7 +34,7 @@ use super::{
 };
 use crate::drivers::{
     files::{remove_if_there, write_whole},
-    pid::{Identity, Watched},
+    pid::{Footprint, Identity, Watched},
 };
 
 /// How long the kernel may take to end QEMU.
@@ -113,6 +113,12 @@ impl Machine {
                 Err(Failure::new(format!("start QEMU ({error}): {words}"), io::Error::other(error)))
             }
         }
+    }
+
+    /// How much of the host's memory it has, in bytes: its RAM, which is a file, as far as it is used.
+    pub(super) fn footprint(&self) -> u64 {
+        let Footprint { own, files } = Footprint::of(self.process.pid());
+        own + files
     }
 
     /// A machine that an earlier agent started; `None` if there is none any more.

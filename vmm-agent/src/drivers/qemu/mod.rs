@@ -438,6 +438,10 @@ impl Driver for QemuDriver {
         Endpoint::Vsock { path: self.layout.sprite(id).vsock() }
     }
 
+    fn footprint(&self, id: SpriteId) -> u64 {
+        self.machine(id).map_or(0, |machine| machine.footprint())
+    }
+
     async fn prepare(&self, sprite: &SpriteSpec) -> Result<(), DriverError> {
         let files = self.layout.sprite(sprite.id);
         let size = self.settings.size().of(sprite.resources, self.host);
