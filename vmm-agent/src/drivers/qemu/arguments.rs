@@ -15,6 +15,10 @@ use super::{
 };
 use crate::drivers::size::Size;
 
+/// The most translated code that QEMU keeps beside a machine's RAM; QEMU's own limit is a gibibyte. It is dropped when
+/// there is more, and translated again as it is needed.
+const MOST_TRANSLATED_MIB: u32 = 128;
+
 /// How instructions are run, once that is decided.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -24,10 +28,10 @@ pub(super) enum Runs {
 }
 
 impl Runs {
-    const fn accelerator(self) -> &'static str {
+    fn accelerator(self) -> String {
         match self {
-            Self::Kvm => "kvm",
-            Self::Tcg => "tcg",
+            Self::Kvm => "kvm".into(),
+            Self::Tcg => format!("tcg,tb-size={MOST_TRANSLATED_MIB}"),
         }
     }
 
@@ -65,7 +69,8 @@ impl Machine<'_> {
             MachineKind::Q35 => ("q35", "pci"),
         };
         let mut words = Words(Vec::new());
-        words.add("-machine", format!("{machine},memory-backend=mem,accel={}", self.runs.accelerator()));
+        words.add("-machine", format!("{machine},memory-backend=mem"));
+        words.add("-accel", self.runs.accelerator());
         words.add("-cpu", self.runs.cpu().to_owned());
         words.add("-smp", cpus.to_string());
         words.add("-m", format!("{memory_mib}M"));
