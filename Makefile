@@ -48,17 +48,19 @@ e2e: build ## Real gateways, agents, sprites and clients (curl, Node, Python, th
 
 # What only virtual machines do; faults, which kills them nearly 200 times, keeps both cores busy.
 VM_ONLY := machine:: faults::
-# Files of the end-to-end suite whose sprites need nothing but what the image `minimal` has.
-VM_SUITE := wake:: idle:: crash:: delivery:: readiness:: auth:: connections:: files:: framing:: machine:: \
-	activity:: api:: cli:: storm::no_request storm::a_forced sdk::the_pypi sdk::pythons sdk::nodes
+# What of the suite `make test` runs over machines: where it matters how a sprite sleeps and wakes. The rest of what needs
+# nothing but the image `minimal` takes as long again, and runs with VM_ALL=1.
+VM_SUITE := wake:: idle:: crash:: delivery:: readiness:: connections:: activity:: pressure:: machine::
+VM_MORE := auth:: files:: framing:: api:: cli:: storm::no_request storm::a_forced sdk::the_pypi sdk::pythons sdk::nodes
 # A gibibyte takes minutes through a machine whose instructions are translated; a disk that is filled for a test has no room
 # for a machine's memory.
 VM_TOO_SLOW := --skip a_gigabyte_that_waits --skip a_full_disk_is_said
 
-e2e-vm: build ## The same end-to-end tests with sprites that are virtual machines
+e2e-vm: build ## Of the same end-to-end tests those about waking and sleeping, with virtual machines; VM_ALL=1 for more
 	@scripts/deps.sh test
 	$(MAKE) --no-print-directory image IMAGE=minimal
-	SPRITES_TEST_DRIVER=qemu cargo test --locked -p e2e -- --test-threads=2 $(VM_SUITE) $(VM_TOO_SLOW)
+	SPRITES_TEST_DRIVER=qemu cargo test --locked -p e2e -- --test-threads=2 \
+		$(VM_SUITE) $(if $(VM_ALL),$(VM_MORE)) $(VM_TOO_SLOW)
 	cargo test --locked -p e2e -- --test-threads=1 faults::
 
 lint: deps ## What a reviewer would say first: rustfmt, clippy, shellcheck where there is one

@@ -354,10 +354,10 @@ impl World {
         self.gateway.take().context("the gateway was killed")?.kill()
     }
 
-    /// Mints a token with the agent's command line.
+    /// Mints a token with the agent's command line, and waits until the gateway has heard of it.
     ///
     /// # Errors
-    /// The command fails.
+    /// The command fails, or the gateway does not hear.
     pub async fn mint(&self, organization: &str) -> anyhow::Result<String> {
         let output = tokio::process::Command::new(program(Program::Agent)?)
             .args(["token", "mint", "--org", organization, "--state-dir"])
@@ -365,7 +365,15 @@ impl World {
             .output()
             .await?;
         ensure!(output.status.success(), "token mint: {}", String::from_utf8_lossy(&output.stderr));
-        Ok(String::from_utf8(output.stdout)?.trim().to_owned())
+        let token = String::from_utf8(output.stdout)?.trim().to_owned();
+        if self.gateway.is_some() {
+            let known = || async {
+                let list = self.client.get(format!("{}/v1/sprites", self.api())).bearer_auth(&token);
+                Ok(list.send().await?.status() != 401)
+            };
+            eventually(START_LIMIT, known).await.context("the gateway does not know a new token")?;
+        }
+        Ok(token)
     }
 
     /// Calls the API with this world's token.
