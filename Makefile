@@ -15,7 +15,7 @@ help: ## Say what there is
 	@echo "  make test   build everything and prove that it works"
 	@echo
 	@echo "All targets:"
-	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "  %-14s %s\n", $$1, $$2}'
+	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/  \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "  %-14s %s\n", $$1, $$2}'
 	@echo
 	@echo "Settings of make run: PORT=8080 TLS_PORT=8443 ADMIN_PORT=9090 IDLE=30 (seconds to warm) COLD=600 (to cold) DRIVER=process (or qemu) SUSPEND=60 (to disk)"
 	@echo "Settings of make simulate: STEPS=10000000 SEED=1"
