@@ -119,8 +119,9 @@ impl Backend {
     pub(crate) async fn start(address: SocketAddr, dir: &Path) -> anyhow::Result<Self> {
         let mut command = Command::new(program(Program::Backend)?);
         command.arg(address.port().to_string());
-        let child = Child::start("the backend", &mut command, &dir.join("backend.log"))?;
-        listening(address).await?;
+        let log = dir.join("backend.log");
+        let child = Child::start("the backend", &mut command, &log)?;
+        listening(address).await.with_context(|| format!("the backend; {} may say why", log.display()))?;
         Ok(Self { address, child })
     }
 }
@@ -159,7 +160,7 @@ pub(crate) fn free_address() -> anyhow::Result<SocketAddr> {
 async fn listening(address: SocketAddr) -> anyhow::Result<()> {
     let deadline = Instant::now() + START_LIMIT;
     while tokio::net::TcpStream::connect(address).await.is_err() {
-        ensure!(Instant::now() < deadline, "nothing listens on {address}");
+        ensure!(Instant::now() < deadline, "nothing listens on {address} after {START_LIMIT:?}");
         tokio::time::sleep(Duration::from_millis(2)).await;
     }
     Ok(())

@@ -52,5 +52,8 @@ async fn ready(State(agent): State<Arc<Agent>>) -> (StatusCode, &'static str) {
 }
 
 async fn metrics(State(agent): State<Arc<Agent>>) -> Result<String, answer::Failure> {
-    agent.metrics.render(&agent).map_err(|error| answer::Failure::internal(&error))
+    // Of each sprite some lines of `/proc` are read.
+    let rendered = tokio::task::spawn_blocking(move || agent.metrics.render(&agent)).await;
+    let text = rendered.map_err(|error| answer::Failure::internal(&error))?;
+    text.map_err(|error| answer::Failure::internal(&error))
 }

@@ -177,8 +177,16 @@ print(time.process_time())' & done; wait"
     };
     let sum = |said: String| said.lines().map(|line| line.parse::<f64>().unwrap()).sum::<f64>();
     let cpus = std::thread::available_parallelism().unwrap().get();
-    let (many, few) = tokio::join!(async { sum(world.run(many, &spin(6 * cpus)).await) }, async {
-        sum(world.run(few, &spin(cpus)).await)
-    });
-    assert!(few > many / 3.0, "{few} s for a few, {many} s for many");
+    // Others on this machine may disturb one try; who gets a sixth gets it in each.
+    let mut tries = Vec::new();
+    for _ in 0..3 {
+        let (many, few) = tokio::join!(async { sum(world.run(many, &spin(6 * cpus)).await) }, async {
+            sum(world.run(few, &spin(cpus)).await)
+        });
+        if few > many / 3.0 {
+            return;
+        }
+        tries.push((few, many));
+    }
+    panic!("seconds of CPU for a few, and for many: {tries:?}");
 }
