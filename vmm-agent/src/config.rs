@@ -324,7 +324,7 @@ impl Config {
             memory: raw.memory.check().map_err(|(key, reason)| refusal(key, reason))?,
             checkpoints: raw.checkpoints.check().map_err(|(key, reason)| refusal(key, reason))?,
             process: raw.process,
-            qemu: raw.qemu,
+            qemu: raw.qemu.check().map_err(|(key, reason)| refusal(key, reason))?,
             firecracker: raw.firecracker,
             commands: raw.command,
         })

@@ -1,7 +1,7 @@
 //! Virtual machines: what only they can do. Everything else about them is in the other files, which run over each
 //! driver.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, os::unix::fs::MetadataExt as _, time::Duration};
 
 use anyhow::{Context, ensure};
 use serde_json::{Value, json};
@@ -300,5 +300,139 @@ async fn a_checkpoint_is_what_was_written_and_costs_neither_a_copy_nor_the_memor
     world.sleep("kept", "cold").await?;
     world.sleep("fork", "cold").await?;
     assert_eq!((last(&sprite).await?, last(&fork).await?), (3, 9), "what they stand on stays");
+    world.stop().await
+}
+
+/// What lies in a sprite's directory of layers: name, inode, and bytes on the host.
+fn layers(world: &World, id: &str) -> anyhow::Result<BTreeMap<String, (u64, u64)>> {
+    let dir = world.state_dir().join("sprites").join(id).join("layers");
+    let one = |entry: std::io::Result<std::fs::DirEntry>| {
+        let entry = entry?;
+        let file = entry.metadata()?;
+        Ok((entry.file_name().to_string_lossy().into_owned(), (file.ino(), file.blocks() * 512)))
+    };
+    std::fs::read_dir(dir)?.map(one).collect()
+}
+
+async fn checkpoint(world: &World, name: &str) -> anyhow::Result<Value> {
+    let (status, last) =
+        world.call("POST", &format!("/v1/sprites/{name}/checkpoint"), Some(json!({}))).await?;
+    ensure!(status == 200, "{status} {last}");
+    Ok(last)
+}
+
+async fn forget(world: &World, name: &str, id: &str) -> anyhow::Result<()> {
+    let path = format!("/v1/sprites/{name}/checkpoints/{id}");
+    let (status, answer) = world.call("DELETE", &path, None).await?;
+    ensure!(status == 204, "{id}: {status} {answer}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn deleted_checkpoints_give_their_room_back_and_nothing_else_notices() -> anyhow::Result<()> {
+    const MIB: u64 = 1 << 20;
+    let world = World::start(machines()).await?;
+    let sprite = world.create_with_backend("web", "public").await?;
+    let id = world.id("web").await?;
+    let nonce = world.get(&sprite, "/nonce").await?.json()?["nonce"].clone();
+    // Each holds its own 24 MiB in the same file, and was taken in another state: v0 to v4.
+    let mut sums = Vec::new();
+    for (row, depth) in [(1, ""), (2, "warm"), (3, "suspended"), (4, ""), (5, "")] {
+        world.get(&sprite, &format!("/insert?id={row}")).await?;
+        let fill = "dd if=/dev/urandom of=/root/large bs=1M count=24 conv=notrunc 2>/dev/null; sync; sha256sum /root/large";
+        sums.push(world.exec_text("web", fill).await?);
+        if !depth.is_empty() {
+            world.sleep("web", depth).await?;
+        }
+        ensure!(checkpoint(&world, "web").await?["type"] == "complete");
+    }
+    let fork = json!({ "name": "fork", "fork": { "sprite": "web", "checkpoint": "v0" }, "url_settings": { "auth": "public" } });
+    let (status, answer) = world.call("POST", "/v1/sprites", Some(fork)).await?;
+    ensure!(status == 201, "{status} {answer}");
+    let fork_id = world.id("fork").await?;
+    let (shared, before) = (layers(&world, &fork_id)?, layers(&world, &id)?);
+    let taken = |layers: &BTreeMap<String, (u64, u64)>| layers.values().map(|(_, bytes)| bytes).sum::<u64>();
+    ensure!(before.len() == 6 && taken(&before) > 120 * MIB, "{before:?}");
+
+    // The machine runs, and reads and writes meanwhile.
+    for gone in ["v1", "v2", "v3"] {
+        forget(&world, "web", gone).await?;
+    }
+    eventually(SOON, || async { Ok(layers(&world, &id)?.len() == 3) }).await?;
+    let after = layers(&world, &id)?;
+    ensure!(taken(&after) < taken(&before) - 60 * MIB, "{before:?}, {after:?}");
+    let dir = world.state_dir().join("sprites").join(&id).join("layers");
+    let merged = after.keys().find(|name| !before.contains_key(*name)).context("a new layer")?;
+    ensure!(dir.join(merged).metadata()?.uid() == dir.metadata()?.uid(), "{merged} is not the agent's");
+    assert_eq!(world.get(&sprite, "/nonce").await?.json()?["nonce"], nonce, "it goes on");
+    assert_eq!(world.exec_text("web", "sha256sum /root/large").await?, sums[4]);
+    // A machine that has files open which have no names any more takes checkpoints as before.
+    world.get(&sprite, "/insert?id=6").await?;
+    ensure!(checkpoint(&world, "web").await?["type"] == "complete");
+    // It goes on with merged layers, whichever way it is started.
+    for depth in ["suspended", "cold"] {
+        world.sleep("web", depth).await?;
+        let rows = world.get(&sprite, "/rows").await?.json()?;
+        ensure!(rows["integrity"] == "ok" && rows["last"] == 6, "{depth}: {rows}");
+        assert_eq!(world.exec_text("web", "sha256sum /root/large").await?, sums[4], "{depth}");
+    }
+    // What is left is what it was, and is removed while the sprite sleeps as well.
+    for (checkpoint, row, sum) in [("v0", 1, &sums[0]), ("v4", 5, &sums[4])] {
+        let path = format!("/v1/sprites/web/checkpoints/{checkpoint}/restore");
+        let (status, answer) = world.call("POST", &path, None).await?;
+        ensure!(status == 200 && answer["type"] == "complete", "{checkpoint}: {status} {answer}");
+        assert_eq!(world.get(&sprite, "/rows").await?.json()?["last"], row, "{checkpoint}");
+        assert_eq!(world.exec_text("web", "sha256sum /root/large").await?, *sum, "{checkpoint}");
+    }
+    let forked = SpriteUrl { host: host(&answer)?, name: "fork".to_owned() };
+    assert_eq!(world.get(&forked, "/rows").await?.json()?["last"], 1, "the fork is another's");
+    let kept = layers(&world, &fork_id)?;
+    ensure!(
+        shared.iter().all(|(name, file)| kept.get(name).is_some_and(|kept| kept.0 == file.0)),
+        "{kept:?}"
+    );
+    world.stop().await
+}
+
+fn host(sprite: &Value) -> anyhow::Result<String> {
+    let host = sprite["url"].as_str().and_then(|url| url.split(['/', ':']).nth(3));
+    Ok(host.context("a url")?.to_owned())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_disk_has_no_more_layers_than_it_may_and_says_what_to_do() -> anyhow::Result<()> {
+    let options = Options { agent: "max_layers = 4\n".into(), ..machines() };
+    let world = World::start(options).await?;
+    let sprite = world.create_with_backend("web", "public").await?;
+    world.get(&sprite, "/insert?id=1").await?;
+    world.sleep("web", "suspended").await?;
+    for _ in 0..3 {
+        ensure!(checkpoint(&world, "web").await?["type"] == "complete");
+    }
+    // All are needed.
+    let refused = checkpoint(&world, "web").await?;
+    let reason = refused["error"].as_str().unwrap_or_default();
+    ensure!(refused["type"] == "error" && reason.contains("delete checkpoints"), "{refused}");
+    // One that is not is merged first, however soon the next is asked for.
+    for gone in ["v0", "v1"] {
+        forget(&world, "web", gone).await?;
+        let made = checkpoint(&world, "web").await?;
+        ensure!(made["type"] == "complete", "{made}");
+    }
+    assert_eq!(world.get(&sprite, "/rows").await?.json()?["last"], 1);
+    // A machine that does not sleep keeps open what it has opened.
+    let mut last = Value::Null;
+    for gone in ["v2", "v4", "v5", "v6", "v7", "v8"] {
+        forget(&world, "web", gone).await?;
+        last = checkpoint(&world, "web").await?;
+        if last["type"] == "error" {
+            break;
+        }
+    }
+    let reason = last["error"].as_str().unwrap_or_default();
+    ensure!(reason.contains("sleep on disk once"), "{last}");
+    world.sleep("web", "suspended").await?;
+    assert_eq!(world.get(&sprite, "/rows").await?.json()?["last"], 1);
+    ensure!(checkpoint(&world, "web").await?["type"] == "complete");
     world.stop().await
 }

@@ -5,8 +5,8 @@
 //! a verb is called is the sprite's task's, which calls at most one verb for one sprite at a time
 //! ([`Driver::exited`] and [`Driver::endpoint`] excepted: they may be called during any other). Beside
 //! that one, at most one of those that only prepare, complete or tidy up goes on: [`Driver::stage_checkpoint`],
-//! [`Driver::complete_checkpoint`], [`Driver::stage_restore`], [`Driver::forget_checkpoint`], and a
-//! [`Driver::fork`] from it.
+//! [`Driver::complete_checkpoint`], [`Driver::stage_restore`], [`Driver::forget_checkpoint`],
+//! [`Driver::compact`], and a [`Driver::fork`] from it.
 
 pub(crate) mod command;
 mod files;
@@ -98,6 +98,8 @@ pub(crate) enum Verb {
     ForgetCheckpoint,
     /// [`Driver::fork`]
     Fork,
+    /// [`Driver::compact`]
+    Compact,
 }
 
 impl fmt::Display for Verb {
@@ -115,6 +117,7 @@ impl fmt::Display for Verb {
             Self::Restore => "restore a checkpoint of",
             Self::ForgetCheckpoint => "remove a checkpoint of",
             Self::Fork => "fork",
+            Self::Compact => "tidy up the disk of",
         })
     }
 }
@@ -405,5 +408,14 @@ pub(crate) trait Driver: Send + Sync + fmt::Debug {
         _sprite: &SpriteSpec,
     ) -> Result<(), DriverError> {
         Err(DriverError::Unsupported { driver: self.name(), verb: Verb::Fork })
+    }
+
+    /// Gives back what checkpoints that were removed have left, if that takes long; the sprite and its checkpoints
+    /// don't change. It is called when nothing else is to be done, and dropped as soon as something is.
+    ///
+    /// # Cancel safety
+    /// A dropped future soon ends the work, of which what was done in part is lost: call again.
+    async fn compact(&self, _id: SpriteId) -> Result<(), DriverError> {
+        Ok(())
     }
 }

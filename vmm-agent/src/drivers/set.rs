@@ -118,4 +118,8 @@ impl Driver for DriverSet {
     ) -> Result<(), DriverError> {
         self.of(source).fork(source, checkpoint, sprite).await
     }
+
+    async fn compact(&self, id: SpriteId) -> Result<(), DriverError> {
+        self.of(id).compact(id).await
+    }
 }

@@ -1,4 +1,4 @@
-//! Kills at each step of pause, suspend, load, checkpoint, restore, stop and boot, by name.
+//! Kills at each step of pause, suspend, load, checkpoint, restore, merge, stop and boot, by name.
 
 use std::{collections::VecDeque, sync::Mutex, time::Duration};
 
@@ -7,7 +7,7 @@ use test_support::{Driver, Options, Program, World, eventually, program};
 
 use super::{
     SOON,
-    disk::{self, Left},
+    disk::{self, Layers, Left},
     witness::Witness,
 };
 
@@ -44,6 +44,15 @@ async fn approach(world: &World, witness: &mut Witness, point: &str) -> anyhow::
     match going_on {
         "pause" | "suspend" => witness.sleep(world, "suspended").await,
         "checkpoint" => witness.checkpoint(world).await,
+        "merge" => {
+            witness.write(world).await;
+            witness.checkpoint(world).await;
+            // The agent may be killed before that, when it merges what an earlier fault has left.
+            let _unheard = witness.note_checkpoints(world).await;
+            witness.write(world).await;
+            witness.checkpoint(world).await;
+            let _unheard = witness.forget_checkpoint(world).await;
+        }
         "stop" | "restore" => witness.restore(world, 0).await,
         "resume" | "load" | "boot" | "launch" => {
             let depth = match going_on {
@@ -97,7 +106,12 @@ async fn make(world: &mut World, witness: &mut Witness, case: &Case) -> anyhow::
         world.kill_agent()?;
         world.start_agent().await?;
     }
-    witness.check(world).await
+    witness.check(world).await?;
+    if case.point.starts_with("merge.") {
+        let merged = eventually(SOON, || async { Ok(Layers::read(&dir)?.are_merged()) });
+        merged.await.context("what was begun is not made by the next agent")?;
+    }
+    Ok(())
 }
 
 /// Makes faults until none is left.

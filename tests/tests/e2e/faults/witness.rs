@@ -62,6 +62,18 @@ impl Witness {
         let _answer = world.call("POST", &self.path("/checkpoint"), Some(json!({}))).await;
     }
 
+    /// Removes the last checkpoint but one. It is gone when the layers that it leaves are merged.
+    pub(super) async fn forget_checkpoint(&mut self, world: &World) -> anyhow::Result<()> {
+        self.note_checkpoints(world).await?;
+        let number = |id: &String| id.trim_start_matches('v').parse::<u64>().ok();
+        let mut ids: Vec<String> = self.kept.keys().cloned().collect();
+        ids.sort_by_key(number);
+        let id = ids.iter().rev().nth(1).context("two checkpoints")?;
+        self.kept.remove(id);
+        let _answer = world.call("DELETE", &self.path(&format!("/checkpoints/{id}")), None).await;
+        Ok(())
+    }
+
     /// Restores one of its checkpoints, the `choice`th as it were.
     pub(super) async fn restore(&mut self, world: &World, choice: usize) {
         let Some((id, row)) = self.kept.iter().nth(choice % self.kept.len().max(1)) else { return };
@@ -76,7 +88,7 @@ impl Witness {
     }
 
     /// Notes which checkpoints there are. One that is new is what was asked for last.
-    async fn note_checkpoints(&mut self, world: &World) -> anyhow::Result<()> {
+    pub(super) async fn note_checkpoints(&mut self, world: &World) -> anyhow::Result<()> {
         let (status, list) = world.call("GET", &self.path("/checkpoints"), None).await?;
         ensure!(status == 200, "{status} {list}");
         let ids = list.as_array().context("a list")?.iter().filter_map(|one| one["id"].as_str());

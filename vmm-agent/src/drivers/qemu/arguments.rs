@@ -142,27 +142,12 @@ impl Run<'_> {
     /// The whole command line of a machine that is made of `machine`.
     pub(super) fn arguments(&self, machine: &[String]) -> Vec<String> {
         let mut words = Words(Vec::new());
-        for word in ["-nodefaults", "-no-user-config", "-no-reboot"] {
-            words.0.push(word.to_owned());
-        }
-        words.add("-display", "none".into());
-        // A machine that breaks out of QEMU's devices finds a process that may start nothing and become nobody.
-        words.add(
-            "-sandbox",
-            "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny".into(),
-        );
+        words.confine();
+        words.0.push("-no-reboot".to_owned());
         words.add("-chardev", format!("socket,id=qmp,fd={},server=on,wait=off", self.monitor));
         words.add("-mon", "chardev=qmp,mode=control".into());
         words.add("-chardev", format!("socket,id=mux,fd={},server=on,wait=off", self.multiplexed));
-        let (images, descriptor) = self.images;
-        let images = format!("{}/", images.to_string_lossy());
-        // Twice where commas are: as the names of disks have them, and as those of kernels do.
-        let names = [images.replace(',', ",,"), images];
-        let reached = |word: &String| match names.iter().find(|name| word.contains(name.as_str())) {
-            Some(name) => word.replace(name.as_str(), &format!("/proc/self/fd/{descriptor}/")),
-            None => word.clone(),
-        };
-        words.0.extend(machine.iter().map(reached));
+        words.0.extend(machine.iter().map(|word| reached(word, self.images)));
         if self.incoming {
             words.add("-incoming", "defer".into());
             words.0.push("-S".to_owned());
@@ -171,6 +156,34 @@ impl Run<'_> {
     }
 }
 
+/// A word with the directory of images in it, which may not be looked into by its name, as one with a descriptor.
+fn reached(word: &str, (images, descriptor): (&Path, RawFd)) -> String {
+    let images = format!("{}/", images.to_string_lossy());
+    // Twice where commas are: as the names of disks have them, and as those of kernels do.
+    let names = [images.replace(',', ",,"), images];
+    match names.iter().find(|name| word.contains(name.as_str())) {
+        Some(name) => word.replace(name.as_str(), &format!("/proc/self/fd/{descriptor}/")),
+        None => word.to_owned(),
+    }
+}
+
+/// The whole command line of a QEMU that has no machine, to merge layers: `disk` is the new one, the two that it is made
+/// of, and all below; `monitor` is a connected socket.
+pub(super) fn merge(disk: &[PathBuf], monitor: RawFd, images: (&Path, RawFd)) -> Vec<String> {
+    let mut words = Words(Vec::new());
+    words.confine();
+    words.add("-machine", "none".into());
+    words.add("-chardev", format!("socket,id=qmp,fd={monitor}"));
+    words.add("-mon", "chardev=qmp,mode=control".into());
+    let disk = format!("{},backing.backing.backing.node-name={BASE_NODE}", block_device(disk));
+    words.add("-blockdev", reached(&disk, images));
+    words.0
+}
+
+/// What QEMU calls the layer that a machine was started with as its topmost.
+pub(super) const TOP_NODE: &str = "disk";
+/// What it calls that which a merge leaves as it is.
+pub(super) const BASE_NODE: &str = "base";
 /// How the words for the disk begin.
 const DISK_NODE: &str = "driver=qcow2,node-name=disk,";
 
@@ -213,6 +226,17 @@ impl Words {
     fn add(&mut self, option: &str, value: String) {
         self.0.extend([option.to_owned(), value]);
     }
+
+    /// Nothing but what is asked for; and a machine that breaks out of QEMU's devices, or a disk out of its formats,
+    /// finds a process that may start nothing and become nobody.
+    fn confine(&mut self) {
+        self.0.extend(["-nodefaults", "-no-user-config"].map(str::to_owned));
+        self.add("-display", "none".into());
+        self.add(
+            "-sandbox",
+            "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny".into(),
+        );
+    }
 }
 
 /// A path in an option's value, where a comma is written twice.
@@ -254,6 +278,19 @@ mod tests {
             assert!(pc.contains(&format!("{device}-pci")), "{pc}");
         }
         assert!(micro.contains("tsc_early_khz=2000000") && micro.contains("-nic none"), "{micro}");
+    }
+
+    #[test]
+    fn a_merge_has_no_machine_and_leaves_what_is_below_the_two_alone() {
+        let disk = ["layers/4.qcow2", "layers/3.qcow2", "layers/2.qcow2", "/images/root"].map(PathBuf::from);
+        let words = merge(&disk, 7, (Path::new("/images"), 9)).join(" ");
+        assert!(words.contains("-machine none") && words.contains("-sandbox on,"), "{words}");
+        assert!(
+            words.ends_with(
+                "backing.backing.backing.file.filename=/proc/self/fd/9/root,backing.backing.backing.node-name=base"
+            ),
+            "{words}"
+        );
     }
 
     #[test]

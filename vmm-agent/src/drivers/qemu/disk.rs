@@ -1,6 +1,7 @@
 //! A sprite's disk: what it has changed of its image, in [layers](super::layers).
 
 use std::{
+    collections::BTreeMap,
     fs, io,
     path::{Path, PathBuf},
     process::Stdio,
@@ -16,6 +17,7 @@ use super::{
     layers::{Layer, Layers},
     layout::Files,
     machine::{Failure, Machine, failed},
+    merges::Measure,
     owner::{self, Owner},
 };
 use crate::drivers::{
@@ -25,6 +27,9 @@ use crate::drivers::{
 
 /// How long QEMU's tool may take to write a few headers.
 const TOOL_LIMIT: Duration = Duration::from_secs(30);
+
+/// How many times what a disk may have in layers a machine may have open of them.
+const MOST_OPENED: usize = 2;
 
 /// What QEMU calls a layer that was put on while the machine ran; its number follows.
 const LAYER_NODE: &str = "layer-";
@@ -49,24 +54,60 @@ fn make_directories(files: &Files) -> Result<(), Failure> {
     Ok(())
 }
 
-fn read(files: &Files) -> Result<Option<Layers>, Failure> {
+pub(super) fn read(files: &Files) -> Result<Option<Layers>, Failure> {
     Layers::read(files).map_err(failed("read which layers its disk has"))
 }
 
-/// Its files, from the one that the sprite writes down to the image. A machine must be given them by these names and no
+/// The files of a disk, from `top` (what the sprite writes, say) down to the image. A machine must be given them by these names and no
 /// others: QEMU opens a layer by its name again when a checkpoint makes it read-only.
-pub(super) fn chain(files: &Files, layers: &Layers) -> Result<Vec<PathBuf>, Failure> {
-    let layers = layers.chain(layers.active());
+pub(super) fn chain(files: &Files, layers: &Layers, top: Layer) -> Result<Vec<PathBuf>, Failure> {
+    let layers = layers.chain(top);
     let paths = layers.iter().map(|layer| Layers::path(files, *layer));
-    let lowest = layers.last().map(|layer| Layers::path(files, *layer));
-    let image = lowest.ok_or(io::ErrorKind::NotFound.into()).and_then(|lowest| backing(&lowest));
-    let image = image.map_err(failed("read which image its disk stands on"))?;
+    let lowest = layers.last().map(|layer| image(files, *layer));
+    let image = lowest.ok_or_else(|| Failure::new("find its disk", io::ErrorKind::NotFound))??;
     Ok(paths.map(|path| files.inside(&path).to_owned()).chain([image]).collect())
+}
+
+/// The image that the lowest layer of a disk stands on.
+pub(super) fn image(files: &Files, lowest: Layer) -> Result<PathBuf, Failure> {
+    backing(&Layers::path(files, lowest)).map_err(failed("read which image its disk stands on"))
 }
 
 /// The layers of a disk that must be there.
 pub(super) fn layers(files: &Files) -> Result<Layers, Failure> {
     read(files)?.ok_or_else(|| Failure::new("find its disk (it is prepared first)", io::ErrorKind::NotFound))
+}
+
+/// The same for a machine that is about to be started, where there is none.
+pub(super) fn settled(files: &Files) -> Result<Layers, Failure> {
+    let layers = layers(files)?;
+    let Some(settled) = layers.settled() else { return Ok(layers) };
+    settled.commit(files).map_err(failed("write down that no machine writes its last layer"))?;
+    Ok(settled)
+}
+
+/// What each layer takes on the host.
+pub(super) fn measure(files: &Files, layers: &Layers) -> Result<BTreeMap<Layer, Measure>, Failure> {
+    use std::os::unix::fs::MetadataExt as _;
+    /// What the host counts by.
+    const BLOCK_BYTES: u64 = 512;
+    let measure = |layer| {
+        let file = fs::metadata(Layers::path(files, layer))?;
+        Ok((layer, Measure { bytes: file.blocks() * BLOCK_BYTES, shared: file.nlink() > 1 }))
+    };
+    layers.all().map(measure).collect::<io::Result<_>>().map_err(failed("look at its layers"))
+}
+
+/// Refuses one layer more than `most`.
+pub(super) fn check_depth(layers: &Layers, most: usize) -> Result<(), Failure> {
+    let depth = layers.depth();
+    if depth < most {
+        return Ok(());
+    }
+    let message = format!(
+        "its disk has {depth} layers, and qemu.max_layers is {most}: delete checkpoints, so that layers can be merged"
+    );
+    Err(Failure::new("put a layer on its disk", io::Error::other(message)))
 }
 
 /// Removes what was cut short: layers that were made and not written down.
@@ -82,12 +123,23 @@ pub(super) async fn checkpoint(
     machine: Option<&Machine>,
     owner: Option<Owner>,
     id: &CheckpointId,
+    most: usize,
 ) -> Result<(), Failure> {
     let before = layers(files)?;
     if before.checkpoint(id).is_some() {
         return Ok(());
     }
+    check_depth(&before, most)?;
     let after = before.cut(id);
+    let nodes = match machine {
+        Some(machine) => {
+            let mut monitor = machine.monitor().lock().await;
+            let nodes = monitor.command("query-named-block-nodes", json!({"flat": true})).await?;
+            check_opened(&nodes, most)?;
+            nodes
+        }
+        None => Value::Null,
+    };
     over(files, tool, after.active(), before.active()).await?;
     pass(Point::CheckpointLayered, files);
     let Some(machine) = machine else {
@@ -100,13 +152,10 @@ pub(super) async fn checkpoint(
     }
     // From here on the next start opens the new layer. The machine, which stands still, writes nothing until it has
     // changed over as well; the checkpoint is there when it can't change any more.
-    let mut uncut = after.clone();
-    uncut.forget(id);
-    uncut.commit(files).map_err(failed("write down the new layer"))?;
+    before.cutting().commit(files).map_err(failed("write down the new layer"))?;
     pass(Point::CheckpointNoted, files);
-    let mut monitor = machine.monitor().lock().await;
-    let nodes = monitor.command("query-named-block-nodes", json!({"flat": true})).await?;
     let node = top_node(&nodes);
+    let mut monitor = machine.monitor().lock().await;
     let arguments = json!({
         "node-name": node,
         "snapshot-file": files.inside(&Layers::path(files, after.active())),
@@ -124,6 +173,21 @@ pub(super) async fn checkpoint(
     after.commit(files).map_err(failed("write down the checkpoint"))?;
     pass(Point::CheckpointNamed, files);
     Ok(())
+}
+
+/// Refuses a machine that has opened too many layers since it was started: it does not let go of those that were
+/// merged, and what it says of them grows with the square of their number.
+fn check_opened(nodes: &Value, most: usize) -> Result<(), Failure> {
+    let nodes = nodes.as_array().into_iter().flatten();
+    let opened = nodes.filter(|node| node["drv"] == "qcow2").count();
+    let most = most * MOST_OPENED;
+    if opened < most {
+        return Ok(());
+    }
+    let message = format!(
+        "its machine has {opened} layers open, and may have {most}: let it sleep on disk once, after which it goes on with merged ones"
+    );
+    Err(Failure::new("put a layer on its disk", io::Error::other(message)))
 }
 
 /// The node that the machine writes its disk through: the layer that was put on last, or the one that it was started
@@ -192,7 +256,7 @@ pub(super) async fn fork(
 }
 
 /// Sees to it that the machine does not write a layer any more.
-fn keep_if(owner: Option<Owner>, files: &Files, layer: Layer) -> Result<(), Failure> {
+pub(super) fn keep_if(owner: Option<Owner>, files: &Files, layer: Layer) -> Result<(), Failure> {
     match owner {
         Some(_) => owner::keep(&Layers::path(files, layer)).map_err(failed("keep the layer as it is")),
         None => Ok(()),
@@ -206,7 +270,7 @@ async fn over(files: &Files, tool: &Path, layer: Layer, below: Layer) -> Result<
 }
 
 /// Makes a layer's file. What is below is not looked at: it may be in use.
-async fn create(
+pub(super) async fn create(
     files: &Files,
     tool: &Path,
     layer: Layer,
@@ -225,7 +289,7 @@ async fn create(
 }
 
 /// The size of a qcow2 file's device, in bytes, from its header.
-fn virtual_size(path: &Path) -> io::Result<u64> {
+pub(super) fn virtual_size(path: &Path) -> io::Result<u64> {
     use std::os::unix::fs::FileExt as _;
     /// Where the header says it, as a big-endian number.
     const SIZE_AT: u64 = 24;
@@ -272,6 +336,14 @@ async fn run(tool: &Path, arguments: &[&str]) -> Result<(), Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_machine_that_has_opened_too_many_layers_is_told_to_sleep() {
+        let node = |number: usize| json!({ "drv": if number.is_multiple_of(2) { "qcow2" } else { "file" } });
+        let nodes = |layers: usize| -> Value { (0..2 * layers).map(node).collect() };
+        check_opened(&nodes(7), 4).unwrap();
+        assert!(check_opened(&nodes(8), 4).unwrap_err().source.to_string().contains("sleep on disk once"));
+    }
 
     #[test]
     fn a_checkpoint_is_made_of_what_the_machine_writes() {

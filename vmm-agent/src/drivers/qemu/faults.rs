@@ -84,6 +84,14 @@ points! {
     CheckpointNamed = "checkpoint.named",
     /// The machine goes on.
     CheckpointRunning = "checkpoint.running",
+    /// QEMU writes what two layers hold into a new one.
+    MergeBegun = "merge.begun",
+    /// The new layer is on the disk, and the record does not name it.
+    MergeWritten = "merge.written",
+    /// The next start opens the new layer; the files of the two are there.
+    MergeNoted = "merge.noted",
+    /// They are gone.
+    MergeSwept = "merge.swept",
     /// The runtime has heard that it is to end.
     StopTold = "stop.told",
     /// QEMU is gone.

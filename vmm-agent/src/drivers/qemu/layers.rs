@@ -8,10 +8,12 @@
 //!
 //! A disk is a chain of layers, each a qcow2 file that holds what it changes of the one below. Only the active one is ever
 //! written: a checkpoint is a new layer on top, after which the one below never changes. So it takes no copy, and a fork
-//! shares the files by hard links, for each names the one below it by its name alone.
+//! shares the files by hard links.
 //!
-//! [`Layers`] says which layers there are; it is one file, replaced whole, so that a cut between any two steps
-//! leaves the old disk or the new one. What it does not name is garbage.
+//! [`Layers`] says which layers there are, and which stands on which; it is one file, replaced whole, so that a cut
+//! between any two steps leaves the old disk or the new one. What it does not name is garbage. What the files
+//! themselves say they stand on is looked at only for the image: two layers that were [merged](super::merges) are a new
+//! file, and nobody tells those above.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -22,7 +24,7 @@ use std::{
 use ids::CheckpointId;
 use serde::{Deserialize, Serialize};
 
-use super::layout::Files;
+use super::{layout::Files, merges::Merge};
 use crate::drivers::files::write_durably;
 
 /// Names a layer among those of its sprite, and of all that were forked from it or it from.
@@ -38,6 +40,13 @@ pub(super) struct Layers {
     /// The layer below each; one without is a difference to the image.
     below: BTreeMap<Layer, Option<Layer>>,
     checkpoints: BTreeMap<CheckpointId, Layer>,
+    /// The highest number that was ever given out. (Records of before there were merges have none: with them it is
+    /// the active layer's.)
+    #[serde(default)]
+    highest: u32,
+    /// A checkpoint was begun with this layer, and not seen to end: a machine may still write it, or any above it.
+    #[serde(default)]
+    unsettled: Option<Layer>,
 }
 
 impl Layer {
@@ -55,7 +64,13 @@ impl Layers {
     /// A new disk: one layer over the image.
     pub(super) fn new() -> Self {
         let first = Layer(1);
-        Self { active: first, below: BTreeMap::from([(first, None)]), checkpoints: BTreeMap::new() }
+        Self {
+            active: first,
+            below: BTreeMap::from([(first, None)]),
+            checkpoints: BTreeMap::new(),
+            highest: first.0,
+            unsettled: None,
+        }
     }
 
     pub(super) const fn active(&self) -> Layer {
@@ -66,16 +81,80 @@ impl Layers {
         self.checkpoints.get(id).copied()
     }
 
-    /// The layer that would be made next.
-    fn next(&self) -> Layer {
-        Layer(self.below.keys().map(|layer| layer.0).max().unwrap_or_default() + 1)
+    /// The layer below; `None` if that is the image.
+    pub(super) fn below(&self, layer: Layer) -> Option<Layer> {
+        self.below.get(&layer).copied().flatten()
+    }
+
+    /// Each layer.
+    pub(super) fn all(&self) -> impl Iterator<Item = Layer> {
+        self.below.keys().copied()
+    }
+
+    /// How many layers the sprite's disk has on each other.
+    pub(super) fn depth(&self) -> usize {
+        self.chain(self.active).len()
+    }
+
+    /// The layer that would be made next. No name is given twice, or a machine could find another file under it.
+    pub(super) fn next(&self) -> Layer {
+        let known = self.below.keys().map(|layer| layer.0).max().unwrap_or_default();
+        Layer(known.max(self.highest) + 1)
     }
 
     /// With a new active layer over `below`.
     fn on(&self, below: Layer) -> Self {
         let mut layers = self.clone();
         layers.active = self.next();
+        layers.highest = layers.active.0;
         layers.below.insert(layers.active, Some(below));
+        layers.unsettled = None;
+        layers
+    }
+
+    /// While a checkpoint is being made of a machine's disk: it has no name yet, and what was active may still be written.
+    pub(super) fn cutting(&self) -> Self {
+        let mut layers = self.on(self.active);
+        layers.unsettled = self.unsettled.or(Some(self.active));
+        layers
+    }
+
+    /// When no machine is there: one that is started writes the active layer and no other. `None`: nothing changes.
+    pub(super) fn settled(&self) -> Option<Self> {
+        self.unsettled.is_some().then(|| Self { unsettled: None, ..self.clone() })
+    }
+
+    /// The layers that a machine may write.
+    pub(super) fn written(&self) -> BTreeSet<Layer> {
+        let lowest = self.unsettled.unwrap_or(self.active);
+        let mut chain = self.chain(self.active);
+        let end = chain.iter().position(|layer| *layer == lowest).map_or(chain.len(), |at| at + 1);
+        chain.truncate(end);
+        chain.into_iter().collect()
+    }
+
+    /// The one layer that stands on this one, if that is all that needs it: no checkpoint is named so, and no other
+    /// layer stands on it.
+    pub(super) fn only_upper(&self, layer: Layer) -> Option<Layer> {
+        if layer == self.active || self.checkpoints.values().any(|named| *named == layer) {
+            return None;
+        }
+        let mut uppers =
+            self.below.iter().filter(|(_, below)| **below == Some(layer)).map(|(upper, _)| *upper);
+        uppers.next().filter(|_| uppers.next().is_none())
+    }
+
+    /// With one layer in the place of two.
+    pub(super) fn merged(&self, Merge { lower, upper }: Merge) -> Self {
+        let mut layers = self.clone();
+        let new = self.next();
+        layers.highest = new.0;
+        layers.below.remove(&upper);
+        let below = layers.below.remove(&lower).flatten();
+        let stood_on_it = layers.below.values_mut().filter(|below| **below == Some(upper));
+        stood_on_it.for_each(|below| *below = Some(new));
+        layers.below.insert(new, below);
+        layers.checkpoints.values_mut().filter(|named| **named == upper).for_each(|named| *named = new);
         layers
     }
 
@@ -91,11 +170,6 @@ impl Layers {
         let mut layers = self.on(of);
         layers.checkpoints.insert(*replaced, self.active);
         layers
-    }
-
-    /// Forgets a name, and nothing else.
-    pub(super) fn forget(&mut self, id: &CheckpointId) {
-        self.checkpoints.remove(id);
     }
 
     /// Without a checkpoint, and without layers that nothing stands on any more.
@@ -114,8 +188,13 @@ impl Layers {
     pub(super) fn fork(&self, of: Layer) -> Self {
         let chain = self.chain(of);
         let below = self.below.iter().filter(|(layer, _)| chain.contains(layer));
-        let shared =
-            Self { active: of, below: below.map(|(a, b)| (*a, *b)).collect(), checkpoints: BTreeMap::new() };
+        let shared = Self {
+            active: of,
+            below: below.map(|(a, b)| (*a, *b)).collect(),
+            checkpoints: BTreeMap::new(),
+            highest: self.highest,
+            unsettled: None,
+        };
         shared.on(of)
     }
 
@@ -192,6 +271,29 @@ mod tests {
         let gone = restored.without(&id("auto-1"));
         assert!(!gone.below.contains_key(&replaced));
         assert!(gone.below.contains_key(&restored.checkpoint(&id("v1")).unwrap()));
+    }
+
+    #[test]
+    fn what_a_machine_may_write_is_told_until_the_checkpoint_has_its_name() {
+        let new = Layers::new();
+        assert_eq!(new.written(), [new.active()].into());
+        let cutting = new.cutting();
+        assert_eq!(cutting.written(), [new.active(), cutting.active()].into());
+        // The agent was killed, and the machine is asked for another checkpoint.
+        let again = cutting.cutting();
+        assert_eq!(again.written().len(), 3);
+        assert_eq!(again.cut(&id("v0")).written().len(), 1, "the machine has changed over");
+        let settled = cutting.settled().unwrap();
+        assert_eq!(settled.written(), [cutting.active()].into(), "its machine is gone");
+        assert_eq!(settled.settled(), None);
+    }
+
+    #[test]
+    fn a_record_of_before_there_were_merges_is_read() {
+        let text = r#"{"active":3,"below":{"1":null,"2":1,"3":2},"checkpoints":{"v0":1}}"#;
+        let layers: Layers = serde_json::from_str(text).unwrap();
+        assert_eq!(layers.next(), Layer(4));
+        assert_eq!(layers.written(), [Layer(3)].into());
     }
 
     #[test]

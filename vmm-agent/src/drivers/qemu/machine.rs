@@ -289,7 +289,7 @@ fn launch(start: Start<'_>, files: &Files) -> Result<Watched, Failure> {
 }
 
 /// A directory whose files are to be reached by whoever gets the descriptor, and may not reach the directory itself.
-fn open_directory(path: &Path) -> io::Result<OwnedFd> {
+pub(super) fn open_directory(path: &Path) -> io::Result<OwnedFd> {
     let flags = libc::O_PATH | libc::O_DIRECTORY | libc::O_CLOEXEC;
     fs::File::options().read(true).custom_flags(flags).open(path).map(OwnedFd::from)
 }

@@ -14,6 +14,8 @@ mod layers;
 mod layout;
 mod machine;
 mod memory;
+mod merger;
+mod merges;
 mod owner;
 mod probe;
 mod qmp;
@@ -33,7 +35,11 @@ use async_trait::async_trait;
 use dashmap::DashMap;
 use ids::{CheckpointId, Epoch, SpriteId};
 use runtime_api::{Address, Command, ask_sync, open_control};
-use tokio::{task::spawn_blocking, time::timeout};
+use tokio::{
+    sync::{Mutex, Semaphore},
+    task::spawn_blocking,
+    time::timeout,
+};
 use tracing::{debug, info, warn};
 
 use self::{
@@ -46,7 +52,7 @@ use self::{
     owner::{Owner, Owners},
 };
 pub(crate) use self::{faults::Point as FaultPoint, probe::Report, settings::Settings};
-use super::{Adopted, Driver, DriverError, Resumed, SpriteSpec, Verb, size::Host};
+use super::{Adopted, Driver, DriverError, Resumed, SpriteSpec, Verb, files::remove_if_there, size::Host};
 use crate::{config::images_in, images::Image};
 
 /// The driver's name in settings and in a sprite's record.
@@ -78,6 +84,11 @@ pub(crate) struct QemuDriver {
     tsc_khz: Option<u64>,
     owners: Owners,
     machines: DashMap<SpriteId, Arc<Machine>>,
+    /// Held from when it is read which layers a disk has until QEMU has opened them, and while that is changed for
+    /// merged ones.
+    opening: DashMap<SpriteId, Arc<Mutex<()>>>,
+    /// One merge at a time: it is for later, and sprites need the disk now.
+    merging: Semaphore,
 }
 
 impl QemuDriver {
@@ -119,6 +130,8 @@ impl QemuDriver {
             tsc_khz: probe::tsc_khz(),
             owners,
             machines: DashMap::new(),
+            opening: DashMap::new(),
+            merging: Semaphore::new(1),
             settings,
         })
     }
@@ -138,18 +151,29 @@ impl QemuDriver {
 
     /// Refuses to fill the disk that all sprites' memories are on.
     fn check_room(&self, files: &Files) -> Result<(), Failure> {
+        self.check_room_for(files, 0)
+    }
+
+    /// The same for what takes so many bytes more.
+    fn check_room_for(&self, files: &Files, bytes: u64) -> Result<(), Failure> {
         let step = "find room on the disk";
         let at = nix::sys::statvfs::statvfs(files.root()).map_err(|error| Failure::new(step, error))?;
         let free_mib = at.blocks_available().saturating_mul(at.fragment_size()) >> 20;
-        let wanted = self.settings.min_free_disk_mib;
-        if free_mib < wanted {
+        let (wanted, more) = (self.settings.min_free_disk_mib, bytes >> 20);
+        if free_mib < wanted.saturating_add(more) {
+            let for_this = if more == 0 { String::new() } else { format!(" beside the {more} for this") };
             let message = format!(
-                "{free_mib} MiB are free at {}, and qemu.min_free_disk_mib wants {wanted}; remove something, or lower it",
+                "{free_mib} MiB are free at {}, and qemu.min_free_disk_mib wants {wanted}{for_this}; remove something, or lower it",
                 files.root().display()
             );
             return Err(Failure::new(step, io::Error::new(io::ErrorKind::StorageFull, message)));
         }
         Ok(())
+    }
+
+    /// See the field. Who holds it takes no longer than a start, or than writing one small file.
+    fn opening(&self, id: SpriteId) -> Arc<Mutex<()>> {
+        Arc::clone(&self.opening.entry(id).or_default())
     }
 
     fn image(&self) -> Result<Image, Failure> {
@@ -183,14 +207,16 @@ impl QemuDriver {
         self.check_room(&files)?;
         let image = self.image()?;
         memory::forget(&files).map_err(failed("forget its last memory"))?;
-        let layers = disk::layers(&files)?;
+        let opening = self.opening(sprite.id);
+        let _opening = opening.lock().await;
+        let layers = disk::settled(&files)?;
         let machine = arguments::Machine {
             kind: self.settings.machine,
             runs: self.runs,
             size: self.settings.size().of(sprite.resources, self.host),
             egress: self.settings.egress,
             name: sprite.name.as_str(),
-            disk: &disk::chain(&files, &layers)?,
+            disk: &disk::chain(&files, &layers, layers.active())?,
             kernel: &image.kernel_elf(),
             initramfs: &image.initramfs(),
             tsc_khz: self.tsc_khz,
@@ -218,10 +244,13 @@ impl QemuDriver {
         };
         // Room on the disk is not asked for: its memory takes its room already.
         let began = std::time::Instant::now();
-        let layers = disk::layers(&files).map_err(Unloaded::AsItWas)?;
-        let disk = disk::chain(&files, &layers).map_err(Unloaded::AsItWas)?;
+        let opening = self.opening(id);
+        let opened = opening.lock().await;
+        let layers = disk::settled(&files).map_err(Unloaded::AsItWas)?;
+        let disk = disk::chain(&files, &layers, layers.active()).map_err(Unloaded::AsItWas)?;
         let words = arguments::with_disk(&manifest.machine, &disk);
         let spawned = self.spawn(&words, true, &files, &layers).await;
+        drop(opened);
         let machine = spawned.map_err(Unloaded::AsItWas)?;
         pass(Point::LoadSpawned, &files);
         let spawned = began.elapsed();
@@ -355,20 +384,20 @@ impl QemuDriver {
     /// Keeps the disk as it is at one instant, in which the machine stands still.
     async fn cut(&self, id: SpriteId, checkpoint: &CheckpointId) -> Result<(), Failure> {
         let files = self.layout.sprite(id);
-        let tool = &self.settings.image_program;
+        let (tool, most) = (&self.settings.image_program, self.settings.max_layers);
         let owner = self.owner(&files)?;
         let Some(machine) = self.machine(id) else {
-            return disk::checkpoint(&files, tool, None, owner, checkpoint).await;
+            return disk::checkpoint(&files, tool, None, owner, checkpoint, most).await;
         };
         let runs = machine.monitor().lock().await.status().await? == "running";
         if !runs {
-            return disk::checkpoint(&files, tool, Some(&machine), owner, checkpoint).await;
+            return disk::checkpoint(&files, tool, Some(&machine), owner, checkpoint, most).await;
         }
         ask_sync(&Address::Vsock(files.vsock()), SYNC_LIMIT)
             .await
             .map_err(|error| Failure::new("write its disk out", io::Error::other(error)))?;
         machine.pause().await?;
-        let cut = disk::checkpoint(&files, tool, Some(&machine), owner, checkpoint).await;
+        let cut = disk::checkpoint(&files, tool, Some(&machine), owner, checkpoint, most).await;
         machine.unpause().await?;
         pass(Point::CheckpointRunning, &files);
         if let Err(error) = machine.tell_woken(&files).await {
@@ -376,6 +405,54 @@ impl QemuDriver {
             warn!(sprite = %id, error = crate::api::chain(&error), "Could not set a machine's clock after a checkpoint");
         }
         cut
+    }
+
+    /// Merges layers until what is left is worth its room.
+    async fn merge_layers(&self, id: SpriteId) -> Result<(), Failure> {
+        let turn = self.merging.acquire().await;
+        let _turn = turn.map_err(|closed| Failure::new("wait for its turn", io::Error::other(closed)))?;
+        let files = self.layout.sprite(id);
+        while let Some(layers) = disk::read(&files)? {
+            let measures = disk::measure(&files, &layers)?;
+            let Some(merge) = merges::next(&layers, &measures, self.settings.max_layers) else { break };
+            self.check_room_for(&files, merge.cost(&measures))?;
+            self.merge(id, &files, &layers, merge).await?;
+        }
+        Ok(())
+    }
+
+    /// Makes one layer of two. Nothing but a start changes the record meanwhile, and that adds and removes no layer.
+    async fn merge(
+        &self,
+        id: SpriteId,
+        files: &Files,
+        layers: &Layers,
+        merge: merges::Merge,
+    ) -> Result<(), Failure> {
+        let began = std::time::Instant::now();
+        let with = merger::With {
+            program: &self.settings.program,
+            tool: &self.settings.image_program,
+            images: &self.images,
+            owner: self.owner(files)?,
+        };
+        let new = merger::merge(files, layers, merge, with).await?;
+        {
+            // A start that has read the old record has opened the old files when this is had; a later one reads the new.
+            let opening = self.opening(id);
+            let _opening = opening.lock().await;
+            let merged = disk::layers(files)?.merged(merge);
+            merged.commit(files).map_err(failed("write down the merged layer"))?;
+        }
+        pass(Point::MergeNoted, files);
+        // A machine that has them open keeps them until it ends. So does a fork, which has names of its own for them.
+        for layer in [merge.lower, merge.upper] {
+            remove_if_there(&Layers::path(files, layer)).map_err(failed("remove a layer that was merged"))?;
+        }
+        pass(Point::MergeSwept, files);
+        let (lower, upper, new) = (merge.lower.number(), merge.upper.number(), new.number());
+        info!(sprite = %id, lower, upper, new, elapsed = ?began.elapsed(), "Two layers of a disk were merged");
+        Ok(())
     }
 
     async fn put_on_disk(&self, id: SpriteId, machine: &Machine) -> Result<(), Failure> {
@@ -499,6 +576,18 @@ impl Driver for QemuDriver {
         self.put_on_disk(id, &machine).await.map_err(error(Verb::Suspend, id))
     }
 
+    async fn stage_checkpoint(&self, id: SpriteId, _: CheckpointId) -> Result<(), DriverError> {
+        let (files, most) = (self.layout.sprite(id), self.settings.max_layers);
+        let staged = async {
+            if disk::check_depth(&disk::layers(&files)?, most).is_ok() {
+                return Ok(());
+            }
+            self.merge_layers(id).await?;
+            disk::check_depth(&disk::layers(&files)?, most)
+        };
+        staged.await.map_err(error(Verb::Checkpoint, id))
+    }
+
     async fn checkpoint(&self, id: SpriteId, checkpoint: CheckpointId) -> Result<(), DriverError> {
         self.cut(id, &checkpoint).await.map_err(error(Verb::Checkpoint, id))
     }
@@ -540,12 +629,17 @@ impl Driver for QemuDriver {
         forked.map_err(error(Verb::Fork, sprite.id))?.ok_or(missing)
     }
 
+    async fn compact(&self, id: SpriteId) -> Result<(), DriverError> {
+        self.merge_layers(id).await.map_err(error(Verb::Compact, id))
+    }
+
     async fn stop(&self, id: SpriteId, grace: Duration) -> Result<(), DriverError> {
         self.end(id, grace).await.map_err(error(Verb::Stop, id))
     }
 
     async fn destroy(&self, id: SpriteId) -> Result<(), DriverError> {
         self.stop(id, Duration::ZERO).await?;
+        self.opening.remove(&id);
         let (root, doomed) = (self.layout.sprite(id).root().to_owned(), self.layout.doomed(id));
         let removed = spawn_blocking(move || match std::fs::rename(&root, &doomed) {
             Ok(()) => std::fs::remove_dir_all(&doomed),

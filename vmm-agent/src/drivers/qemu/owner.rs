@@ -91,12 +91,18 @@ impl Owner {
         Ok(())
     }
 
-    /// Gives it what a machine writes, and lets it read the rest.
-    pub(super) fn hand_over(self, files: &Files, layers: &Layers) -> io::Result<()> {
+    /// Lets it find files by their names.
+    pub(super) fn let_in(self, files: &Files) -> io::Result<()> {
         for directory in [files.root().to_owned(), files.layers(), files.memory(), files.run()] {
             chown(&directory, None, Some(self.group.as_raw()))?;
             fs::set_permissions(&directory, fs::Permissions::from_mode(0o710))?;
         }
+        Ok(())
+    }
+
+    /// Gives it what a machine writes, and lets it read the rest.
+    pub(super) fn hand_over(self, files: &Files, layers: &Layers) -> io::Result<()> {
+        self.let_in(files)?;
         let (active, below) = match layers.chain(layers.active()).split_first() {
             Some((active, below)) => (Layers::path(files, *active), below.to_vec()),
             None => return Err(io::ErrorKind::NotFound.into()),

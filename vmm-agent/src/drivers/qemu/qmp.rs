@@ -22,8 +22,8 @@ const ANSWER_LIMIT: Duration = Duration::from_secs(20);
 const MIGRATION_LIMIT: Duration = Duration::from_secs(60);
 /// The pause between two questions about it.
 const MIGRATION_PAUSE: Duration = Duration::from_millis(1);
-/// The longest line that is believed, in bytes.
-const MAX_LINE_BYTES: usize = 1 << 20;
+/// The longest line that is believed, in bytes: of a disk with many layers much is said.
+const MAX_LINE_BYTES: usize = 4 << 20;
 
 /// Why a command did not do.
 #[derive(Debug, thiserror::Error)]
@@ -72,8 +72,15 @@ impl Qmp {
     /// # Cancel safety
     /// Cancel safe.
     pub(super) async fn connect(socket: &Path) -> Result<Self, QmpError> {
+        let late = |_| QmpError::Late("let itself be reached".into(), ANSWER_LIMIT);
+        let connected = timeout(ANSWER_LIMIT, UnixStream::connect(socket)).await.map_err(late)??;
+        Self::over(connected).await
+    }
+
+    /// Waits for the greeting of a QEMU at the other end.
+    pub(super) async fn over(stream: UnixStream) -> Result<Self, QmpError> {
         let greeted = async {
-            let mut monitor = Self { stream: UnixStream::connect(socket).await?, buffer: Vec::new() };
+            let mut monitor = Self { stream, buffer: Vec::new() };
             monitor.line().await?;
             Ok::<_, io::Error>(monitor)
         };

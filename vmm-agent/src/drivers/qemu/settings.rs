@@ -12,6 +12,10 @@ use crate::{
 /// The memory of a machine is a file while it runs. A file that can't grow would end the machine, so it is not
 /// started, and not put to sleep on disk, with less room than this.
 const DEFAULT_MIN_FREE_DISK_MIB: u64 = 1024;
+/// More than the checkpoints that a sprite may have by default, and few enough for a start not to notice.
+const DEFAULT_MAX_LAYERS: usize = 64;
+/// With fewer a disk could hardly have a checkpoint; with more QEMU takes long, and says more than we read.
+const LAYERS: std::ops::RangeInclusive<usize> = 4..=128;
 /// Above the ids that people and services have.
 const DEFAULT_FIRST_ID: u32 = 200_000;
 
@@ -44,6 +48,8 @@ pub(crate) struct Settings {
     pub(crate) first_id: u32,
     /// Room that must be free where the state directory is, in MiB.
     pub(crate) min_free_disk_mib: u64,
+    /// How many layers a disk may have on each other.
+    pub(crate) max_layers: usize,
 }
 
 /// Kinds of machine.
@@ -96,11 +102,20 @@ impl Default for Settings {
             egress: Egress::default(),
             first_id: DEFAULT_FIRST_ID,
             min_free_disk_mib: DEFAULT_MIN_FREE_DISK_MIB,
+            max_layers: DEFAULT_MAX_LAYERS,
         }
     }
 }
 
 impl Settings {
+    /// Which key is wrong, and why.
+    pub(crate) fn check(self) -> Result<Self, (&'static str, &'static str)> {
+        match LAYERS.contains(&self.max_layers) {
+            true => Ok(self),
+            false => Err(("qemu.max_layers", "must be from 4 to 128")),
+        }
+    }
+
     pub(super) const fn size(&self) -> DefaultSize {
         DefaultSize { cpus: self.cpus, memory_mib: self.memory_mib, disk_gib: self.disk_gib }
     }

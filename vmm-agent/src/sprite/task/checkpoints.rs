@@ -5,6 +5,7 @@
 //!  restore: stage ──▶ written down: from here on it is finished, whoever is killed
 //!                 ──▶ stop, exchange the disks (the lifecycle's) ──▶ tidy
 //!  delete:  tidy            fork: fork
+//!  after each of these, and when the agent begins: compact, until something else is asked for
 //! ```
 //!
 //! All but what is the lifecycle's goes on beside the sprite's life; the lifecycle decides when the cut and the exchange
@@ -59,6 +60,8 @@ enum Step {
         ids: Vec<CheckpointId>,
         end: Result<(), SpriteError>,
     },
+    /// Gives back what they have left. Whatever else is to be done takes its place.
+    Compact,
 }
 
 /// Who is told.
@@ -159,6 +162,18 @@ impl Task {
             let step = Step::Restore(checkpoint);
             self.operation = Some(Operation { step, client: Client::Nobody, work: None });
             self.tell(Event::Restore).await;
+        }
+        self.compact();
+    }
+
+    /// Gives back room, if nothing else is being done.
+    fn compact(&mut self) {
+        let (id, is_wanted) = (self.sprite.id, self.operation.is_none() && !self.withdrawn);
+        if is_wanted && self.agent.driver.capabilities(id).checkpoint {
+            let driver = self.agent.driver.clone();
+            let work = async move { driver.compact(id).await };
+            let (step, client) = (Step::Compact, Client::Nobody);
+            self.operation = Some(Operation { step, client, work: Some(Box::pin(work)) });
         }
     }
 
@@ -318,7 +333,15 @@ impl Task {
     /// What the driver did beside the sprite's life has ended.
     pub(super) async fn worked(&mut self, outcome: Result<(), DriverError>) {
         let Some(Operation { step, client, .. }) = self.operation.take() else { return };
-        let outcome = outcome.map_err(SpriteError::from);
+        let leaves_something = !matches!(step, Step::Compact);
+        self.go_on(step, client, outcome.map_err(SpriteError::from)).await;
+        if leaves_something {
+            self.compact();
+        }
+    }
+
+    /// Begins what comes after a step.
+    async fn go_on(&mut self, step: Step, client: Client, outcome: Result<(), SpriteError>) {
         match (step, outcome) {
             (Step::Checkpoint(id), Ok(())) => {
                 client.info("Copying what has changed meanwhile; the sprite stands still for that");
@@ -358,12 +381,15 @@ impl Task {
             }
             // They are marked: the next agent tries again.
             (Step::Tidy { end, .. }, Err(error)) => client.end(end.and(Err(error))),
+            (Step::Compact, Ok(())) => {}
+            // It is tried again after the next operation.
+            (Step::Compact, Err(error)) => self.could_not("give back what its checkpoints have left", &error),
         }
     }
 
     /// The cut, or the exchange of the disks, has ended.
     pub(super) async fn made_by_the_lifecycle(&mut self, outcome: &Result<(), Failed>) {
-        let Some(Operation { step, client, .. }) = self.operation.take() else { return };
+        let Some(Operation { step, client, work }) = self.operation.take() else { return };
         let outcome = match outcome {
             Ok(()) => Ok(()),
             Err(failed) => Err(SpriteError::Failed(failed.reason.clone())),
@@ -390,10 +416,11 @@ impl Task {
                 let saved = self.save_book().await;
                 client.end(saved.and(Err(error)));
             }
-            (step @ (Step::Complete(_) | Step::Fork | Step::Tidy { .. }), _) => {
-                self.operation = Some(Operation { step, client, work: None });
+            (step @ (Step::Complete(_) | Step::Fork | Step::Tidy { .. } | Step::Compact), _) => {
+                self.operation = Some(Operation { step, client, work });
             }
         }
+        self.compact();
     }
 
     /// Ends well, when of those that were made by themselves only the last ones are left.
@@ -429,9 +456,11 @@ impl Task {
         match (self.operation.as_ref().map(|operation| &operation.step), self.book.restoring()) {
             (Some(Step::Checkpoint(id)), _) => Call::Checkpoint(*id),
             (Some(Step::Restore(_)), Some(restoring)) => Call::Restore(restoring),
-            (None | Some(Step::Complete(_) | Step::Restore(_) | Step::Fork | Step::Tidy { .. }), _) => {
-                Call::Unwanted
-            }
+            (
+                None
+                | Some(Step::Complete(_) | Step::Restore(_) | Step::Fork | Step::Tidy { .. } | Step::Compact),
+                _,
+            ) => Call::Unwanted,
         }
     }
 
@@ -449,15 +478,14 @@ impl Task {
         if !self.agent.driver.capabilities(self.sprite.id).checkpoint {
             return Err(SpriteError::NoCheckpoints(self.sprite.driver.clone()));
         }
-        match &self.operation {
-            Some(operation) => Err(SpriteError::CheckpointsBusy(match operation.step {
-                Step::Checkpoint(_) | Step::Complete(_) => "a checkpoint is being taken",
-                Step::Restore(_) => "a checkpoint is being restored",
-                Step::Fork => "the sprite is being forked",
-                Step::Tidy { .. } => "a checkpoint is being removed",
-            })),
-            None => Ok(()),
-        }
+        let busy = match self.operation.as_ref().map(|operation| &operation.step) {
+            None | Some(Step::Compact) => return Ok(()),
+            Some(Step::Checkpoint(_) | Step::Complete(_)) => "a checkpoint is being taken",
+            Some(Step::Restore(_)) => "a checkpoint is being restored",
+            Some(Step::Fork) => "the sprite is being forked",
+            Some(Step::Tidy { .. }) => "a checkpoint is being removed",
+        };
+        Err(SpriteError::CheckpointsBusy(busy))
     }
 
     fn is_there(&self, id: CheckpointId) -> Result<(), SpriteError> {
