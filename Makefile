@@ -50,8 +50,8 @@ e2e: build ## Real gateways, agents, sprites and clients (curl, Node, Python, th
 VM_ONLY := machine:: faults::
 # What of the suite `make test` runs over machines: where it matters how a sprite sleeps and wakes. The rest of what needs
 # nothing but the image `minimal` takes as long again, and runs with VM_ALL=1.
-VM_SUITE := wake:: idle:: crash:: delivery:: readiness:: connections:: activity:: pressure:: machine::
-VM_MORE := auth:: files:: framing:: api:: cli:: storm::no_request storm::a_forced sdk::the_pypi sdk::pythons sdk::nodes
+VM_SUITE := wake:: idle:: crash:: delivery:: readiness:: pressure:: machine::
+VM_MORE := activity:: connections:: auth:: files:: framing:: api:: cli:: storm::no_request storm::a_forced sdk::the_pypi sdk::pythons sdk::nodes
 # A gibibyte takes minutes through a machine whose instructions are translated; a disk that is filled for a test has no room
 # for a machine's memory.
 VM_TOO_SLOW := --skip a_gigabyte_that_waits --skip a_full_disk_is_said
