@@ -28,7 +28,9 @@ const MAX_BYTES: usize = 32 * 1024;
 
 fuzz_target!(|bytes: &[u8]| {
     let Ok(Some(judged)) = parse(bytes, MAX_BYTES) else { return };
-    let mut request = judged.own(bytes.to_vec());
+    // What follows the head is the body's, or the next request's.
+    let head = bytes[..judged.length].to_vec();
+    let mut request = judged.own(head);
     let (framing, method, host) = (request.framing, request.method.clone(), request.host().to_owned());
     let target = request.target().into_owned();
     let translated = request.needs_translation;
