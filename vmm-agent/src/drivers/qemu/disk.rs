@@ -98,14 +98,14 @@ pub(super) fn measure(files: &Files, layers: &Layers) -> Result<BTreeMap<Layer, 
     layers.all().map(measure).collect::<io::Result<_>>().map_err(failed("look at its layers"))
 }
 
-/// Refuses one layer more than `most`.
-pub(super) fn check_depth(layers: &Layers, most: usize) -> Result<(), Failure> {
-    let depth = layers.depth();
+/// Refuses a layer over `below` if there would be more than `most` on each other.
+pub(super) fn check_depth(layers: &Layers, below: Layer, most: usize) -> Result<(), Failure> {
+    let depth = layers.depth(below);
     if depth < most {
         return Ok(());
     }
     let message = format!(
-        "its disk has {depth} layers, and qemu.max_layers is {most}: delete checkpoints, so that layers can be merged"
+        "there are {depth} layers below it, and qemu.max_layers is {most}: delete checkpoints, so that layers can be merged"
     );
     Err(Failure::new("put a layer on its disk", io::Error::other(message)))
 }
@@ -129,7 +129,7 @@ pub(super) async fn checkpoint(
     if before.checkpoint(id).is_some() {
         return Ok(());
     }
-    check_depth(&before, most)?;
+    check_depth(&before, before.active(), most)?;
     let after = before.cut(id);
     let nodes = match machine {
         Some(machine) => {
@@ -199,6 +199,22 @@ fn top_node(nodes: &Value) -> String {
     ours.max().map_or_else(|| "disk".to_owned(), |layer| format!("{LAYER_NODE}{layer}"))
 }
 
+/// Refuses a restore for which there are too many layers: a restore of what a restore replaced stands on it. One that was
+/// made is refused no more.
+pub(super) fn check_restore(
+    files: &Files,
+    of: &CheckpointId,
+    replaced: Option<&CheckpointId>,
+    most: usize,
+) -> Result<(), Failure> {
+    let layers = layers(files)?;
+    let is_made = replaced.is_some_and(|replaced| layers.checkpoint(replaced).is_some());
+    match layers.checkpoint(of) {
+        Some(below) if !is_made => check_depth(&layers, below, most),
+        _ => Ok(()),
+    }
+}
+
 /// Makes the disk what it was at a checkpoint; what it was until now becomes the checkpoint `replaced`.
 pub(super) async fn restore(
     files: &Files,
@@ -237,6 +253,7 @@ pub(super) async fn fork(
     tool: &Path,
     of: &CheckpointId,
     files: &Files,
+    most: usize,
 ) -> Result<Option<()>, Failure> {
     make_directories(files)?;
     if read(files)?.is_some() {
@@ -244,6 +261,7 @@ pub(super) async fn fork(
     }
     let theirs = layers(source)?;
     let Some(layer) = theirs.checkpoint(of) else { return Ok(None) };
+    check_depth(&theirs, layer, most)?;
     let ours = theirs.fork(layer);
     for shared in theirs.chain(layer) {
         let to = Layers::path(files, shared);

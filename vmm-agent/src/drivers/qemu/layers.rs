@@ -91,9 +91,9 @@ impl Layers {
         self.below.keys().copied()
     }
 
-    /// How many layers the sprite's disk has on each other.
-    pub(super) fn depth(&self) -> usize {
-        self.chain(self.active).len()
+    /// How many layers there are on each other up to `top`; up to the active one, it is the depth of the sprite's disk.
+    pub(super) fn depth(&self, top: Layer) -> usize {
+        self.chain(top).len()
     }
 
     /// The layer that would be made next. No name is given twice, or a machine could find another file under it.

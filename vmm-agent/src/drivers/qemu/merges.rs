@@ -151,6 +151,10 @@ mod tests {
             self.kept.keys().nth(number % self.kept.len().max(1)).copied()
         }
 
+        fn has_room_over(&self, below: Layer, most: usize) -> bool {
+            self.layers.depth(below) < most
+        }
+
         fn put_on(&mut self, layers: Layers) {
             assert!(!self.files.contains_key(&layers.active()), "a name is given twice");
             self.files.insert(layers.active(), Blocks::new());
@@ -183,13 +187,13 @@ mod tests {
                     self.now.insert(*block, self.count);
                     self.files.get_mut(&self.machine).unwrap().insert(*block, self.count);
                 }
-                Step::Checkpoint if self.layers.depth() < most => {
+                Step::Checkpoint if self.has_room_over(self.layers.active(), most) => {
                     let id = self.new_id();
                     self.kept.insert(id, self.now.clone());
                     self.put_on(self.layers.cut(&id));
                     self.machine = self.layers.active();
                 }
-                Step::Interrupted(changed_over) if self.layers.depth() < most => {
+                Step::Interrupted(changed_over) if self.has_room_over(self.layers.active(), most) => {
                     self.put_on(self.layers.cutting());
                     if *changed_over {
                         self.machine = self.layers.active();
@@ -204,8 +208,11 @@ mod tests {
                 }
                 Step::Restore(number) => {
                     let Some(of) = self.chosen(*number) else { return };
-                    let replaced = self.new_id();
                     let layer = self.layers.checkpoint(&of).unwrap();
+                    if !self.has_room_over(layer, most) {
+                        return;
+                    }
+                    let replaced = self.new_id();
                     let before = self.seen(self.layers.active());
                     self.put_on(self.layers.back_to(layer, &replaced));
                     self.machine = self.layers.active();
@@ -230,7 +237,7 @@ mod tests {
             for (id, kept) in &self.kept {
                 assert_eq!(self.seen(self.layers.checkpoint(id).unwrap()), *kept, "{id}");
             }
-            assert!(self.layers.depth() <= most);
+            assert!(self.layers.depth(self.layers.active()) <= most);
         }
     }
 
@@ -256,7 +263,7 @@ mod tests {
             disk.make(&Step::Merge, MOST);
             // One that is left over by an interrupted checkpoint is below the active one, and has none to be merged with.
             let needed = disk.kept.len() + 2;
-            prop_assert!(disk.layers.depth() <= needed.max(MOST / 2), "{:?}", disk.layers);
+            prop_assert!(disk.layers.depth(disk.layers.active()) <= needed.max(MOST / 2), "{:?}", disk.layers);
         }
     }
 

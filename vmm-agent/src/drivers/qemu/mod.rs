@@ -407,6 +407,19 @@ impl QemuDriver {
         cut
     }
 
+    /// Merges layers if a check says that there are too many for one more, and checks again.
+    async fn make_room_for_a_layer(
+        &self,
+        id: SpriteId,
+        check: impl Fn() -> Result<(), Failure> + Send,
+    ) -> Result<(), Failure> {
+        if check().is_ok() {
+            return Ok(());
+        }
+        self.merge_layers(id).await?;
+        check()
+    }
+
     /// Merges layers until what is left is worth its room.
     async fn merge_layers(&self, id: SpriteId) -> Result<(), Failure> {
         let turn = self.merging.acquire().await;
@@ -578,18 +591,21 @@ impl Driver for QemuDriver {
 
     async fn stage_checkpoint(&self, id: SpriteId, _: CheckpointId) -> Result<(), DriverError> {
         let (files, most) = (self.layout.sprite(id), self.settings.max_layers);
-        let staged = async {
-            if disk::check_depth(&disk::layers(&files)?, most).is_ok() {
-                return Ok(());
-            }
-            self.merge_layers(id).await?;
-            disk::check_depth(&disk::layers(&files)?, most)
+        let check = || {
+            let layers = disk::layers(&files)?;
+            disk::check_depth(&layers, layers.active(), most)
         };
-        staged.await.map_err(error(Verb::Checkpoint, id))
+        self.make_room_for_a_layer(id, check).await.map_err(error(Verb::Checkpoint, id))
     }
 
     async fn checkpoint(&self, id: SpriteId, checkpoint: CheckpointId) -> Result<(), DriverError> {
         self.cut(id, &checkpoint).await.map_err(error(Verb::Checkpoint, id))
+    }
+
+    async fn stage_restore(&self, id: SpriteId, checkpoint: CheckpointId) -> Result<(), DriverError> {
+        let (files, most) = (self.layout.sprite(id), self.settings.max_layers);
+        let check = || disk::check_restore(&files, &checkpoint, None, most);
+        self.make_room_for_a_layer(id, check).await.map_err(error(Verb::Restore, id))
     }
 
     async fn restore(
@@ -602,7 +618,8 @@ impl Driver for QemuDriver {
         if self.machine(id).is_some() {
             return Err(DriverError::AlreadyRunning { verb, id });
         }
-        let files = self.layout.sprite(id);
+        let (files, most) = (self.layout.sprite(id), self.settings.max_layers);
+        disk::check_restore(&files, &checkpoint, Some(&replaced), most).map_err(error(verb, id))?;
         // It knows the disk that is about to go.
         memory::forget(&files).map_err(failed("forget its memory")).map_err(error(verb, id))?;
         pass(Point::RestoreForgotten, &files);
@@ -624,7 +641,8 @@ impl Driver for QemuDriver {
         sprite: &SpriteSpec,
     ) -> Result<(), DriverError> {
         let (theirs, ours) = (self.layout.sprite(source), self.layout.sprite(sprite.id));
-        let forked = disk::fork(&theirs, &self.settings.image_program, &checkpoint, &ours).await;
+        let (tool, most) = (&self.settings.image_program, self.settings.max_layers);
+        let forked = disk::fork(&theirs, tool, &checkpoint, &ours, most).await;
         let missing = DriverError::NoCheckpoint { verb: Verb::Fork, id: source, checkpoint };
         forked.map_err(error(Verb::Fork, sprite.id))?.ok_or(missing)
     }
