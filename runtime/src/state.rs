@@ -111,6 +111,13 @@ impl Runtime {
             // As after most sleeps.
             return;
         }
+        if let Some(before) = &before
+            && before.name != configuration.name
+            && self.is_machine
+            && let Err(error) = boot::rename(configuration.name.as_str())
+        {
+            warn!(%error, "Could not take the name of the sprite that this is now");
+        }
         let environment = environment(&configuration);
         self.sessions.configure(Settings {
             environment: environment.clone(),

@@ -10,6 +10,7 @@ use agent_api::{
     Changed, CreateSprite, ForkSprite, Organization, PublicState, Sprite, SpriteConfig, UrlSettings,
 };
 use anyhow::Context;
+use axum::http::StatusCode;
 use dashmap::DashMap;
 use ids::{Epoch, Moment, SpriteId};
 use jiff::Timestamp;
@@ -23,13 +24,13 @@ use crate::{
     config::{Config, OnShutdown},
     directory::Directory,
     drivers::{
-        Driver, SpriteSpec,
+        Adopted, Driver, SpriteSpec,
         command::{self, configured_id},
     },
     holders::Holders,
     memory,
     metrics::Metrics,
-    sprite::{self, Begin, Book, Handle, SpriteError},
+    sprite::{self, Begin, Book, ForkFrom, Handle, SpriteError},
     store::{Store, StoreError, Stored},
     tokens,
     wakes::Wakes,
@@ -259,10 +260,10 @@ impl Agent {
             self.store.remove_sprite(sprite.id).await?;
             return Err(error.into());
         }
-        Ok(self.created(sprite))
+        Ok(self.created(sprite, Begin::Cold))
     }
 
-    /// Makes a sprite from another one's checkpoint: its disk first, then recorded, then visible. A disk that
+    /// Makes a sprite from another one: its disk (and memory) first, then recorded, then visible. A disk that
     /// no record knows is removed by the next agent; the other way round, an interrupted fork would wake
     /// with an empty disk.
     async fn fork_sprite(
@@ -270,6 +271,20 @@ impl Agent {
         mut sprite: Sprite,
         fork: ForkSprite,
     ) -> Result<Changed<Sprite>, Failure> {
+        let from = match (fork.checkpoint, fork.memory) {
+            (None, false) => ForkFrom::Disk,
+            (None, true) => ForkFrom::DiskAndMemory,
+            (Some(checkpoint), false) => ForkFrom::Checkpoint(checkpoint),
+            (Some(_), true) => {
+                let message = "a checkpoint has no memory: leave out \"checkpoint\" or \"memory\"";
+                return Err(Failure::new(StatusCode::BAD_REQUEST, "bad_fork", message));
+            }
+        };
+        let mut begin = Begin::Cold;
+        if fork.memory {
+            begin = Begin::Adopted(Adopted::Suspended);
+            (sprite.state, sprite.phase) = (PublicState::Warm, "suspended".into());
+        }
         let source = self.directory.sprite(fork.source);
         let source = source.filter(|source| source.organization == sprite.organization);
         let (source, handle) =
@@ -283,7 +298,7 @@ impl Agent {
         for (name, value) in source.environment {
             sprite.environment.entry(name).or_insert(value);
         }
-        let made = match handle.fork(fork.checkpoint, Self::spec(&sprite)).await {
+        let made = match handle.fork(from, Self::spec(&sprite)).await {
             Ok(()) => self.store.save_sprite(sprite.clone()).await.map_err(Failure::from),
             Err(error) => Err(error.into()),
         };
@@ -293,13 +308,13 @@ impl Agent {
             }
             return Err(failure);
         }
-        Ok(self.created(sprite))
+        Ok(self.created(sprite, begin))
     }
 
     /// From now on it is there for everybody.
-    fn created(self: &Arc<Self>, sprite: Sprite) -> Changed<Sprite> {
+    fn created(self: &Arc<Self>, sprite: Sprite, begin: Begin) -> Changed<Sprite> {
         info!(sprite = %sprite.id, name = %sprite.name, organization = %sprite.organization, "Sprite created");
-        self.own(sprite.clone(), Book::default(), Begin::Cold);
+        self.own(sprite.clone(), Book::default(), begin);
         let revision = self.directory.put_sprite(&sprite);
         Changed { revision, now: sprite }
     }

@@ -64,7 +64,7 @@ pub(crate) async fn run(context: &Context, args: Args) -> Result<(), Error> {
     }
 }
 
-async fn ask(api: &Api, name: &str) -> Result<Value, Error> {
+pub(super) async fn ask(api: &Api, name: &str) -> Result<Value, Error> {
     api.call(Method::GET, format!("{}/why", api.sprite(name)), None).await
 }
 

@@ -273,6 +273,12 @@ impl Machine {
         }
     }
 
+    /// Whether its memory is on disk, and no driver call is out.
+    #[must_use]
+    pub const fn is_suspended(&self) -> bool {
+        matches!(self.state, State::Resting(Rest::Warm(Asleep { memory: Memory::Disk, .. })))
+    }
+
     /// What it has of the host's RAM, if this is wanted of it.
     #[must_use]
     pub fn residence(&self, demand: Demand) -> Residence {

@@ -40,11 +40,12 @@ pub(super) struct CreateWish {
     fork: Option<ForkWish>,
 }
 
-/// A sprite's disk, as it was at a checkpoint or is now.
+/// A sprite's disk, as it was at a checkpoint or is now; and its memory, if it is suspended.
 #[derive(Deserialize)]
 struct ForkWish {
     sprite: String,
     checkpoint: Option<String>,
+    memory: Option<bool>,
 }
 
 /// The body of a change.
@@ -107,7 +108,7 @@ pub(super) async fn create(edge: &Edge, caller: &Verified, wish: CreateWish) -> 
         let source =
             fork.sprite.parse().map_err(|_| no_sprite()).and_then(|name| find(edge, caller, &name))?;
         let checkpoint = fork.checkpoint.as_deref().map(checkpoints::id).transpose()?;
-        Ok(ForkSprite { source: source.sprite.id, checkpoint })
+        Ok(ForkSprite { source: source.sprite.id, checkpoint, memory: fork.memory.unwrap_or_default() })
     });
     let fork = fork.transpose()?;
     // To copy a disk may take a while; to make a new one does not.

@@ -63,6 +63,11 @@ pub(crate) fn boot() -> Result<Channel, BootError> {
     }
 }
 
+/// Takes another name: this machine was made from the memory of the one that had the last.
+pub(crate) fn rename(name: &str) -> io::Result<()> {
+    mounts::name(name)
+}
+
 /// The last thing that a machine does. The host starts no other in its place.
 pub(crate) fn power_off() -> io::Error {
     nix::unistd::sync();

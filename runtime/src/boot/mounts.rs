@@ -90,7 +90,8 @@ fn bind_runtime(root: &Path) -> io::Result<()> {
     Ok(mount(Some(INIT), &runtime, NOTHING, MsFlags::MS_BIND, NOTHING)?)
 }
 
-fn name(name: &str) -> io::Result<()> {
+/// Gives the machine its name, or another one: it was made from the memory of one with that.
+pub(super) fn name(name: &str) -> io::Result<()> {
     sethostname(name)?;
     let hosts = fs::read_to_string("/etc/hosts").unwrap_or_default();
     let is_known = hosts.lines().any(|line| line.split_whitespace().skip(1).any(|word| word == name));

@@ -54,7 +54,7 @@ pub struct CreateCheckpoint {
     pub automatic: bool,
 }
 
-/// From what a new sprite's disk is made.
+/// From what a new sprite is made.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub struct ForkSprite {
     /// A sprite of the same organization.
@@ -62,6 +62,10 @@ pub struct ForkSprite {
     /// One of its checkpoints; if absent, one is taken now.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub checkpoint: Option<CheckpointId>,
+    /// Whether it goes on from the source's memory, too. The source is suspended, and there is no checkpoint: those
+    /// have no memory.
+    #[serde(default)]
+    pub memory: bool,
 }
 
 /// One line about something that takes a while.

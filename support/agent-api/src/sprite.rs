@@ -240,6 +240,8 @@ pub struct Capabilities {
     pub suspend: bool,
     /// Whether it can take and restore checkpoints.
     pub checkpoint: bool,
+    /// Whether a sprite can be made from the memory of a suspended one.
+    pub fork_memory: bool,
 }
 
 /// An organization: the owner of sprites and tokens.

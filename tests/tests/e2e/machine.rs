@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, os::unix::fs::MetadataExt as _, time::Duration}
 
 use anyhow::{Context, ensure};
 use serde_json::{Value, json};
-use test_support::{Driver, Options, SpriteUrl, World, eventually};
+use test_support::{Cli, Driver, Options, SpriteUrl, World, eventually};
 
 const SOON: Duration = Duration::from_secs(30);
 
@@ -434,5 +434,91 @@ async fn a_disk_has_no_more_layers_than_it_may_and_says_what_to_do() -> anyhow::
     world.sleep("web", "suspended").await?;
     assert_eq!(world.get(&sprite, "/rows").await?.json()?["last"], 1);
     ensure!(checkpoint(&world, "web").await?["type"] == "complete");
+    world.stop().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_fork_with_memory_goes_on_where_its_source_was() -> anyhow::Result<()> {
+    let mut world = World::start(machines()).await?;
+    let source = world.create_with_backend("one", "public").await?;
+    world.get(&source, "/insert?id=1").await?;
+    let nonce = world.get(&source, "/nonce").await?.json()?["nonce"].clone();
+    let fork = |name: &str, from: Value| {
+        Some(json!({ "name": name, "fork": from, "url_settings": { "auth": "public" } }))
+    };
+    let with_memory = || json!({ "sprite": "one", "memory": true });
+
+    let (status, refused) = world.call("POST", "/v1/sprites", fork("two", with_memory())).await?;
+    ensure!(status == 409 && refused["error"] == "not_suspended", "{status} {refused}");
+    let both = json!({ "sprite": "one", "memory": true, "checkpoint": "v0" });
+    let (status, refused) = world.call("POST", "/v1/sprites", fork("two", both)).await?;
+    ensure!(status == 400 && refused["error"] == "bad_fork", "{status} {refused}");
+
+    world.sleep("one", "suspended").await?;
+    let began = std::time::Instant::now();
+    let (status, made) = world.call("POST", "/v1/sprites", fork("two", with_memory())).await?;
+    eprintln!("forked in {:?}", began.elapsed());
+    ensure!(status == 201 && made["status"] == "warm", "{status} {made}");
+    let copy = SpriteUrl { host: host(&made)?, name: "two".to_owned() };
+    for name in ["one", "two"] {
+        assert_eq!(phase(&world, name).await?, "suspended");
+    }
+    // Both count on, each for itself.
+    for calls in 2..=3 {
+        for sprite in [&copy, &source] {
+            let now = world.get(sprite, "/nonce").await?.json()?;
+            ensure!(now["nonce"] == nonce && now["calls"] == calls, "{}: {now}, not {calls}", sprite.name);
+        }
+    }
+    let names = "hostname; cat /etc/hostname; echo $SPRITE_NAME";
+    for name in ["one", "two"] {
+        assert_eq!(world.exec_text(name, names).await?, format!("{name}\n{name}\n{name}\n"));
+    }
+    world.get(&copy, "/insert?id=2").await?;
+    for (sprite, last) in [(&copy, 2), (&source, 1)] {
+        let rows = world.get(sprite, "/rows").await?.json()?;
+        ensure!(rows["integrity"] == "ok" && rows["last"] == last, "{}: {rows}", sprite.name);
+    }
+    // From now on it is a sprite like any other.
+    world.sleep("two", "suspended").await?;
+    assert_eq!(world.get(&copy, "/nonce").await?.json()?["calls"], 4);
+    world.sleep("two", "cold").await?;
+    ensure!(
+        world.get(&copy, "/nonce").await?.json()?["nonce"] != nonce,
+        "a cold boot has a memory of its own"
+    );
+    assert_eq!(world.get(&copy, "/rows").await?.json()?["last"], 2);
+
+    // One that was never woken outlives its agent, and its source.
+    world.sleep("one", "suspended").await?;
+    let (status, made) = world.call("POST", "/v1/sprites", fork("three", with_memory())).await?;
+    ensure!(status == 201, "{status} {made}");
+    let kept = world.state_dir().join("sprites").join(world.id("one").await?).join("kept");
+    ensure!(std::fs::read_dir(kept)?.next().is_none(), "a copy of its memory was left");
+    world.kill_agent()?;
+    world.start_agent().await?;
+    let (status, _) = world.call("DELETE", "/v1/sprites/one", None).await?;
+    ensure!(status == 204);
+    let late = SpriteUrl { host: host(&made)?, name: "three".to_owned() };
+    let now = world.get(&late, "/nonce").await?.json()?;
+    ensure!(now["nonce"] == nonce && now["calls"] == 4, "{now}");
+    world.stop().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_command_line_forks_with_memory_from_a_sprite_that_is_awake() -> anyhow::Result<()> {
+    let world = World::start(machines()).await?;
+    let cli = Cli::new(&world)?;
+    let source = world.create_with_backend("one", "public").await?;
+    let nonce = world.get(&source, "/nonce").await?.json()?["nonce"].clone();
+    let made =
+        cli.run(&["-s", "one", "fork", "two", "--memory", "--auth", "public", "--json"]).await?.good()?;
+    let copy = SpriteUrl { host: host(&serde_json::from_str(&made)?)?, name: "two".to_owned() };
+    assert_eq!(world.get(&copy, "/nonce").await?.json()?["nonce"], nonce);
+    cli.run(&["sleep", "two", "--disk"]).await?.good()?;
+    eventually(SOON, || async { Ok(phase(&world, "two").await? == "suspended") }).await?;
+    world.sleep("one", "cold").await?;
+    let refused = cli.run(&["-s", "one", "fork", "three", "--memory"]).await?;
+    ensure!(refused.stderr.contains("is cold and has no memory"), "{refused:?}");
     world.stop().await
 }

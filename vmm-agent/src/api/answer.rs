@@ -109,6 +109,10 @@ impl From<SpriteError> for Failure {
                 Self::new(StatusCode::NOT_IMPLEMENTED, "no_checkpoints", error.to_string())
             }
             SpriteError::NoCheckpoint(_) => Self::new(StatusCode::NOT_FOUND, "not_found", error.to_string()),
+            SpriteError::NoForkedMemory(_) => {
+                Self::new(StatusCode::NOT_IMPLEMENTED, "no_forked_memory", error.to_string())
+            }
+            SpriteError::NotSuspended => Self::new(StatusCode::CONFLICT, "not_suspended", error.to_string()),
             SpriteError::CheckpointsBusy(_) => {
                 Self::new(StatusCode::CONFLICT, "checkpoint_busy", error.to_string())
             }

@@ -349,6 +349,20 @@ pub(crate) trait Driver: Send + Sync + fmt::Debug {
         Err(DriverError::Unsupported { driver: self.name(), verb: Verb::Checkpoint })
     }
 
+    /// Cuts a checkpoint of a suspended sprite as [`checkpoint`](Self::checkpoint) does, and keeps a copy of its memory
+    /// beside it: the first [`fork`](Self::fork) from this checkpoint goes on from that. The sprite and its own memory
+    /// stay as they are. After an error there is neither.
+    ///
+    /// # Cancel safety
+    /// As with [`checkpoint`](Self::checkpoint).
+    async fn checkpoint_with_memory(
+        &self,
+        _id: SpriteId,
+        _checkpoint: CheckpointId,
+    ) -> Result<(), DriverError> {
+        Err(DriverError::Unsupported { driver: self.name(), verb: Verb::Fork })
+    }
+
     /// Completes a checkpoint that was cut, while the sprite goes on living. When this returns the
     /// checkpoint is on the host's disk, whole; before, it can't be seen. From then on it never changes.
     /// Does nothing to one that is complete. After an error there is none.
@@ -397,7 +411,8 @@ pub(crate) trait Driver: Send + Sync + fmt::Debug {
     }
 
     /// Makes the disk of a new sprite, as [`prepare`](Self::prepare) does, from a checkpoint of another
-    /// one, which is not disturbed. From then on the two have nothing in common.
+    /// one, which is not disturbed. If a [copy of the memory](Self::checkpoint_with_memory) is kept beside it, the new
+    /// sprite is suspended, and that is its memory. From then on the two have nothing in common.
     ///
     /// # Cancel safety
     /// A dropped future soon ends the work: call again, or [`destroy`](Self::destroy) the new one.

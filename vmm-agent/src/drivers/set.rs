@@ -89,6 +89,14 @@ impl Driver for DriverSet {
         self.of(id).checkpoint(id, checkpoint).await
     }
 
+    async fn checkpoint_with_memory(
+        &self,
+        id: SpriteId,
+        checkpoint: CheckpointId,
+    ) -> Result<(), DriverError> {
+        self.of(id).checkpoint_with_memory(id, checkpoint).await
+    }
+
     async fn complete_checkpoint(&self, id: SpriteId, checkpoint: CheckpointId) -> Result<(), DriverError> {
         self.of(id).complete_checkpoint(id, checkpoint).await
     }

@@ -42,6 +42,17 @@ pub(crate) enum Begin {
     Adopted(Adopted),
 }
 
+/// What a fork begins with.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum ForkFrom {
+    /// The disk as it is now.
+    Disk,
+    /// The same, and the memory that belongs to it.
+    DiskAndMemory,
+    /// The disk as it was.
+    Checkpoint(CheckpointId),
+}
+
 /// What a sprite's task is told.
 #[derive(Debug)]
 pub(crate) enum Message {
@@ -99,7 +110,7 @@ pub(crate) enum Message {
         reply: Reply<()>,
     },
     Fork {
-        checkpoint: Option<CheckpointId>,
+        from: ForkFrom,
         sprite: SpriteSpec,
         reply: Reply<()>,
     },
@@ -125,6 +136,14 @@ pub(crate) enum SpriteError {
     NoCheckpoints(String),
     #[error("the sprite has no checkpoint {0}; list them to see which it has")]
     NoCheckpoint(CheckpointId),
+    #[error(
+        "the {0} driver, which runs this sprite, can't fork its memory; fork its disk instead, without \"memory\""
+    )]
+    NoForkedMemory(String),
+    #[error(
+        "the sprite's memory is not on disk, where a fork takes it from; put it to sleep with the depth \"suspended\", then fork it"
+    )]
+    NotSuspended,
     #[error("{0}; try again when that is done")]
     CheckpointsBusy(&'static str),
     #[error("the sprite's disk descends from {0}; take or restore another checkpoint, then delete it")]
@@ -216,13 +235,9 @@ impl Handle {
         self.ask(|reply| Message::ForgetCheckpoint { checkpoint, reply }).await
     }
 
-    /// Returns when the other sprite's disk is there: as this one's was at a checkpoint, or is now.
-    pub(crate) async fn fork(
-        &self,
-        checkpoint: Option<CheckpointId>,
-        sprite: SpriteSpec,
-    ) -> Result<(), SpriteError> {
-        self.ask(|reply| Message::Fork { checkpoint, sprite, reply }).await
+    /// Returns when what the other sprite begins with is there.
+    pub(crate) async fn fork(&self, from: ForkFrom, sprite: SpriteSpec) -> Result<(), SpriteError> {
+        self.ask(|reply| Message::Fork { from, sprite, reply }).await
     }
 
     /// Returns when the sprite is gone for everybody; its processes and disk follow.

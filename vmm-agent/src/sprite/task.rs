@@ -319,7 +319,7 @@ impl Task {
             Message::ForgetCheckpoint { checkpoint, reply } => {
                 self.forget_checkpoint(checkpoint, reply).await;
             }
-            Message::Fork { checkpoint, sprite, reply } => self.fork(checkpoint, sprite, reply).await,
+            Message::Fork { from, sprite, reply } => self.fork(from, sprite, reply).await,
             Message::Destroy { reply } => {
                 let noted = self.agent.store.mark_destroying(self.sprite.id).await;
                 let go = noted.is_ok();
@@ -397,7 +397,7 @@ impl Task {
                     | Call::Resume(_)
                     | Call::Suspend
                     | Call::Stop
-                    | Call::Checkpoint(_)
+                    | Call::Checkpoint { .. }
                     | Call::Restore(_)
                     | Call::Unwanted
                     | Call::Destroy => None,
@@ -450,7 +450,7 @@ impl Task {
             (Call::Stop | Call::Destroy, true) => self.exit = None,
             (Call::Start(_) | Call::Resume(_) | Call::Stop | Call::Destroy, false)
             | (Call::Pause | Call::Unwanted, _) => {}
-            (Call::Checkpoint(_) | Call::Restore(_), _) => self.made_by_the_lifecycle(&outcome).await,
+            (Call::Checkpoint { .. } | Call::Restore(_), _) => self.made_by_the_lifecycle(&outcome).await,
         }
         self.tell(match outcome {
             Err(Failed { reason, changed_nothing: true }) => Event::DriverDeclined { transition, reason },

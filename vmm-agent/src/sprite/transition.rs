@@ -27,7 +27,11 @@ pub(super) enum Call {
     Suspend,
     Resume(Epoch),
     Stop,
-    Checkpoint(CheckpointId),
+    Checkpoint {
+        id: CheckpointId,
+        /// With a copy of its memory, for a fork.
+        memory: bool,
+    },
     Restore(Restoring),
     /// Whoever ordered it has taken it back.
     Unwanted,
@@ -42,7 +46,7 @@ impl Call {
             Self::Suspend => "suspend",
             Self::Resume(_) => "resume",
             Self::Stop => "stop",
-            Self::Checkpoint(_) => "checkpoint",
+            Self::Checkpoint { .. } => "checkpoint",
             Self::Restore(_) => "restore",
             Self::Unwanted => "unwanted",
             Self::Destroy => "destroy",
@@ -108,7 +112,10 @@ pub(super) async fn perform(agent: Arc<Agent>, sprite: Sprite, transition: Trans
         Call::Suspend => driver.suspend(sprite.id).await.map_err(Into::into),
         Call::Resume(epoch) => resume(&agent, &sprite, epoch).await.map(|stream| control = stream),
         Call::Stop => driver.stop(sprite.id, agent.config.stop_grace).await.map_err(Into::into),
-        Call::Checkpoint(checkpoint) => driver.checkpoint(sprite.id, checkpoint).await.map_err(Into::into),
+        Call::Checkpoint { id, memory: false } => driver.checkpoint(sprite.id, id).await.map_err(Into::into),
+        Call::Checkpoint { id, memory: true } => {
+            driver.checkpoint_with_memory(sprite.id, id).await.map_err(Into::into)
+        }
         Call::Restore(Restoring { checkpoint, replaced }) => {
             driver.restore(sprite.id, checkpoint, replaced).await.map_err(Into::into)
         }

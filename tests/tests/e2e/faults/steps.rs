@@ -1,4 +1,4 @@
-//! Kills at each step of pause, suspend, load, checkpoint, restore, merge, stop and boot, by name.
+//! Kills at each step of pause, suspend, load, checkpoint, fork, restore, merge, stop and boot, by name.
 
 use std::{collections::VecDeque, sync::Mutex, time::Duration};
 
@@ -44,6 +44,7 @@ async fn approach(world: &World, witness: &mut Witness, point: &str) -> anyhow::
     match going_on {
         "pause" | "suspend" => witness.sleep(world, "suspended").await,
         "checkpoint" => witness.checkpoint(world).await,
+        "fork" => witness.fork(world).await?,
         "merge" => {
             witness.write(world).await;
             witness.checkpoint(world).await;
@@ -107,6 +108,9 @@ async fn make(world: &mut World, witness: &mut Witness, case: &Case) -> anyhow::
         world.start_agent().await?;
     }
     witness.check(world).await?;
+    if case.point.starts_with("fork.") {
+        witness.check_fork(world).await?;
+    }
     if case.point.starts_with("merge.") {
         let merged = eventually(SOON, || async { Ok(Layers::read(&dir)?.are_merged()) });
         merged.await.context("what was begun is not made by the next agent")?;

@@ -74,6 +74,30 @@ impl Witness {
         Ok(())
     }
 
+    /// Has a sprite made from it and its memory; what became of that is asked for later.
+    pub(super) async fn fork(&mut self, world: &World) -> anyhow::Result<()> {
+        world.sleep(&self.url.name, "suspended").await?;
+        self.cut = self.written;
+        let fork = json!({ "sprite": self.url.name, "memory": true });
+        let ask = json!({ "name": self.fork_name(), "fork": fork });
+        let _answer = world.call("POST", "/v1/sprites", Some(ask)).await;
+        Ok(())
+    }
+
+    /// Of a fork that was cut short nothing is there, and nothing is left.
+    pub(super) async fn check_fork(&self, world: &World) -> anyhow::Result<()> {
+        let (status, _) = world.call("GET", &format!("/v1/sprites/{}", self.fork_name()), None).await?;
+        ensure!(status == 404, "half a sprite was left");
+        let sprites = world.state_dir().join("sprites");
+        let kept = sprites.join(world.id(&self.url.name).await?).join("kept");
+        ensure!(!kept.exists(), "a copy of its memory was left");
+        Ok(())
+    }
+
+    fn fork_name(&self) -> String {
+        format!("{}-fork", self.url.name)
+    }
+
     /// Restores one of its checkpoints, the `choice`th as it were.
     pub(super) async fn restore(&mut self, world: &World, choice: usize) {
         let Some((id, row)) = self.kept.iter().nth(choice % self.kept.len().max(1)) else { return };

@@ -73,7 +73,7 @@ impl Driver for CommandDriver {
 
     fn capabilities(&self, id: SpriteId) -> Capabilities {
         let pause = self.sprites.get(&id).is_some_and(|settings| settings.pause.is_some());
-        Capabilities { pause, suspend: false, checkpoint: false }
+        Capabilities { pause, suspend: false, checkpoint: false, fork_memory: false }
     }
 
     fn endpoint(&self, id: SpriteId) -> Endpoint {

@@ -578,7 +578,7 @@ impl Driver for FirecrackerDriver {
     }
 
     fn capabilities(&self, _: SpriteId) -> Capabilities {
-        Capabilities { pause: true, suspend: true, checkpoint: false }
+        Capabilities { pause: true, suspend: true, checkpoint: false, fork_memory: false }
     }
 
     fn endpoint(&self, id: SpriteId) -> Endpoint {

@@ -352,7 +352,7 @@ impl Driver for ProcessDriver {
     }
 
     fn capabilities(&self, _: SpriteId) -> Capabilities {
-        Capabilities { pause: true, suspend: false, checkpoint: true }
+        Capabilities { pause: true, suspend: false, checkpoint: true, fork_memory: false }
     }
 
     fn endpoint(&self, id: SpriteId) -> Endpoint {

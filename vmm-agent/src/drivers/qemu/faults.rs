@@ -84,6 +84,10 @@ points! {
     CheckpointNamed = "checkpoint.named",
     /// The machine goes on.
     CheckpointRunning = "checkpoint.running",
+    /// The memory is copied, and its disk is not cut.
+    ForkKept = "fork.kept",
+    /// The new sprite has the copy, and no disk.
+    ForkTaken = "fork.taken",
     /// QEMU writes what two layers hold into a new one.
     MergeBegun = "merge.begun",
     /// The new layer is on the disk, and the record does not name it.

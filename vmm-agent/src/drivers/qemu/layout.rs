@@ -9,6 +9,7 @@
 //!     ram             its memory, while it runs and while it is suspended
 //!     state           its devices and CPUs: there only while it is suspended
 //!     manifest.json   what made the state, and whether all of it is on disk
+//!   kept/{id}/        a copy of memory/ as it was at a checkpoint, until a fork takes it
 //!   run/
 //!     v.sock          where its runtime is reached; served by the agent
 //!     mux.sock        its serial port; served by QEMU
@@ -123,6 +124,10 @@ impl Files {
     }
     pub(super) fn manifest(&self) -> PathBuf {
         self.root.join("memory/manifest.json")
+    }
+    /// Copies of the memory that forks are to have.
+    pub(super) fn kept(&self) -> PathBuf {
+        self.root.join("kept")
     }
     pub(super) fn run(&self) -> PathBuf {
         self.root.join("run")

@@ -141,6 +141,12 @@ fn read_manifest(files: &Files) -> io::Result<Option<Manifest>> {
     }
 }
 
+/// What is to be said of a copy that is made of a memory now: it is not written out.
+pub(super) fn describe_copy(files: &Files) -> io::Result<Vec<u8>> {
+    let manifest = read_manifest(files)?.ok_or(io::ErrorKind::NotFound)?;
+    Ok(serde_json::to_vec(&Manifest { durable: false, boot: boot_id()?, ..manifest })?)
+}
+
 /// What there is, for this QEMU.
 pub(super) fn find(files: &Files, qemu: &str) -> io::Result<Found> {
     if !files.state().try_exists()? {

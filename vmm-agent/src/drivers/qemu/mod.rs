@@ -3,6 +3,7 @@
 //! - The machine's RAM is a file. Pause stops its CPUs; suspend writes down what is not RAM (a tenth of a mebibyte),
 //!   and ends QEMU; resume starts one anew that maps the same file ([`memory`]).
 //! - Its disk is what it has changed of an image ([`disk`]).
+//! - A fork can go on from a copy of its memory ([`kept`]).
 //! - Its runtime is reached through one serial port ([`channel`]), for a QEMU with vsock can't suspend.
 //! - A machine outlives a killed agent, which finds it again by pid and start time ([`machine`]).
 
@@ -10,6 +11,7 @@ mod arguments;
 mod channel;
 mod disk;
 mod faults;
+mod kept;
 mod layers;
 mod layout;
 mod machine;
@@ -301,6 +303,7 @@ impl QemuDriver {
     async fn find(&self, id: SpriteId) -> Result<Option<Adopted>, Failure> {
         let files = self.layout.sprite(id);
         disk::tidy(&files)?;
+        kept::forget_all(&files).map_err(failed("remove what an interrupted fork left"))?;
         let Some(machine) = Machine::find(&files).await? else {
             machine::end_unknown(&files).await;
             machine::clean(&files).map_err(failed("remove what its last run left"))?;
@@ -407,6 +410,26 @@ impl QemuDriver {
         cut
     }
 
+    /// The same while it is suspended, and keeps a copy of its memory.
+    async fn cut_with_memory(&self, id: SpriteId, checkpoint: CheckpointId) -> Result<(), Failure> {
+        let files = self.layout.sprite(id);
+        let found = memory::find(&files, &self.version).map_err(failed("look for its memory"))?;
+        if self.machine(id).is_some() || !matches!(found, Found::Whole(_)) {
+            let message = "it is not on disk (any more): put the sprite to sleep with the depth \"suspended\", and try again";
+            return Err(Failure::new("copy its memory", io::Error::other(message)));
+        }
+        self.check_room_for(&files, kept::size(&files).map_err(failed("look at its memory"))?)?;
+        let source = files.clone();
+        let copied = spawn_blocking(move || kept::keep(&source, &checkpoint)).await;
+        copied.unwrap_or_else(|panic| Err(io::Error::other(panic))).map_err(failed("copy its memory"))?;
+        pass(Point::ForkKept, &files);
+        let cut = self.cut(id, &checkpoint).await;
+        if cut.is_err() {
+            kept::forget(&files, &checkpoint).map_err(failed("remove the copy of its memory"))?;
+        }
+        cut
+    }
+
     /// Merges layers if a check says that there are too many for one more, and checks again.
     async fn make_room_for_a_layer(
         &self,
@@ -481,14 +504,19 @@ impl QemuDriver {
         pass(Point::SuspendEnded, &files);
         self.machines.remove(&id);
         machine::clean(&files).map_err(failed("remove what its run left"))?;
-        spawn_blocking(move || {
-            if let Err(error) = memory::make_durable(&files) {
-                // It survives all but a loss of power, and then starts cold.
-                debug!(%error, "Could not write a sprite's memory out");
-            }
-        });
+        write_out(files);
         Ok(())
     }
+}
+
+/// Begins to write a memory out: until that is done it survives all but a loss of power, after which the sprite starts
+/// cold.
+fn write_out(files: Files) {
+    spawn_blocking(move || {
+        if let Err(error) = memory::make_durable(&files) {
+            debug!(%error, "Could not write a sprite's memory out");
+        }
+    });
 }
 
 /// Why a memory on disk was not loaded.
@@ -521,7 +549,7 @@ impl Driver for QemuDriver {
     }
 
     fn capabilities(&self, _: SpriteId) -> Capabilities {
-        Capabilities { pause: true, suspend: true, checkpoint: true }
+        Capabilities { pause: true, suspend: true, checkpoint: true, fork_memory: true }
     }
 
     fn endpoint(&self, id: SpriteId) -> Endpoint {
@@ -602,6 +630,14 @@ impl Driver for QemuDriver {
         self.cut(id, &checkpoint).await.map_err(error(Verb::Checkpoint, id))
     }
 
+    async fn checkpoint_with_memory(
+        &self,
+        id: SpriteId,
+        checkpoint: CheckpointId,
+    ) -> Result<(), DriverError> {
+        self.cut_with_memory(id, checkpoint).await.map_err(error(Verb::Fork, id))
+    }
+
     async fn stage_restore(&self, id: SpriteId, checkpoint: CheckpointId) -> Result<(), DriverError> {
         let (files, most) = (self.layout.sprite(id), self.settings.max_layers);
         let check = || disk::check_restore(&files, &checkpoint, None, most);
@@ -631,7 +667,10 @@ impl Driver for QemuDriver {
 
     async fn forget_checkpoint(&self, id: SpriteId, checkpoint: CheckpointId) -> Result<(), DriverError> {
         let files = self.layout.sprite(id);
-        disk::forget_checkpoint(&files, &checkpoint).map_err(error(Verb::ForgetCheckpoint, id))
+        kept::forget(&files, &checkpoint)
+            .map_err(failed("remove a copy of its memory"))
+            .and_then(|()| disk::forget_checkpoint(&files, &checkpoint))
+            .map_err(error(Verb::ForgetCheckpoint, id))
     }
 
     async fn fork(
@@ -641,10 +680,19 @@ impl Driver for QemuDriver {
         sprite: &SpriteSpec,
     ) -> Result<(), DriverError> {
         let (theirs, ours) = (self.layout.sprite(source), self.layout.sprite(sprite.id));
+        let taken = kept::take(&theirs, &checkpoint, &ours).map_err(failed("take the copied memory"));
+        let has_memory = taken.map_err(error(Verb::Fork, sprite.id))?;
+        if has_memory {
+            pass(Point::ForkTaken, &theirs);
+        }
         let (tool, most) = (&self.settings.image_program, self.settings.max_layers);
         let forked = disk::fork(&theirs, tool, &checkpoint, &ours, most).await;
         let missing = DriverError::NoCheckpoint { verb: Verb::Fork, id: source, checkpoint };
-        forked.map_err(error(Verb::Fork, sprite.id))?.ok_or(missing)
+        forked.map_err(error(Verb::Fork, sprite.id))?.ok_or(missing)?;
+        if has_memory {
+            write_out(ours);
+        }
+        Ok(())
     }
 
     async fn compact(&self, id: SpriteId) -> Result<(), DriverError> {

@@ -29,7 +29,7 @@ use crate::{
     api::{Failure, chain},
     drivers::{DriverError, SpriteSpec},
     sprite::{
-        Reply, SpriteError,
+        ForkFrom, Reply, SpriteError,
         book::Restoring,
         link::Link,
         transition::{Call, Failed},
@@ -80,6 +80,8 @@ pub(super) enum Client {
     },
     Fork {
         sprite: SpriteSpec,
+        /// Whether it goes on from the source's memory.
+        memory: bool,
         reply: Reply<()>,
     },
     /// An agent before us had begun it.
@@ -299,25 +301,32 @@ impl Task {
         }
     }
 
-    /// Begins to make the disk of another sprite from a checkpoint, or from the disk as it is now, and answers
-    /// when it is there.
-    pub(super) async fn fork(
-        &mut self,
-        checkpoint: Option<CheckpointId>,
-        sprite: SpriteSpec,
-        reply: Reply<()>,
-    ) {
+    /// Begins to make what another sprite begins with, and answers when it is there.
+    pub(super) async fn fork(&mut self, from: ForkFrom, sprite: SpriteSpec, reply: Reply<()>) {
         let comment = format!("for the fork {}", sprite.name);
-        let client = Client::Fork { sprite, reply };
-        let noted = match checkpoint {
-            Some(checkpoint) => self.is_free().and_then(|()| self.is_there(checkpoint)).map(|()| checkpoint),
-            None => self.note_checkpoint(comment, true).await,
+        let client = Client::Fork { sprite, memory: from == ForkFrom::DiskAndMemory, reply };
+        let possible = match from {
+            ForkFrom::Checkpoint(checkpoint) => self.is_free().and_then(|()| self.is_there(checkpoint)),
+            ForkFrom::DiskAndMemory => self.has_memory_to_fork(),
+            ForkFrom::Disk => Ok(()),
         };
-        match (noted, checkpoint) {
-            (Err(refusal), _) => client.end(Err(refusal)),
-            (Ok(id), Some(_)) => self.fork_from(id, client),
-            (Ok(id), None) => self.stage_checkpoint(id, client),
+        if let Err(refusal) = possible {
+            return client.end(Err(refusal));
         }
+        if let ForkFrom::Checkpoint(id) = from {
+            return self.fork_from(id, client);
+        }
+        match self.note_checkpoint(comment, true).await {
+            Ok(id) => self.stage_checkpoint(id, client),
+            Err(refusal) => client.end(Err(refusal)),
+        }
+    }
+
+    fn has_memory_to_fork(&self) -> Result<(), SpriteError> {
+        if !self.agent.driver.capabilities(self.sprite.id).fork_memory {
+            return Err(SpriteError::NoForkedMemory(self.sprite.driver.clone()));
+        }
+        if self.machine.is_suspended() { Ok(()) } else { Err(SpriteError::NotSuspended) }
     }
 
     fn fork_from(&mut self, checkpoint: CheckpointId, client: Client) {
@@ -453,8 +462,12 @@ impl Task {
 
     /// The driver call for the next step, which the lifecycle has decided to make now.
     pub(super) fn checkpoint_call(&self) -> Call {
+        let memory = self
+            .operation
+            .as_ref()
+            .is_some_and(|operation| matches!(operation.client, Client::Fork { memory: true, .. }));
         match (self.operation.as_ref().map(|operation| &operation.step), self.book.restoring()) {
-            (Some(Step::Checkpoint(id)), _) => Call::Checkpoint(*id),
+            (Some(Step::Checkpoint(id)), _) => Call::Checkpoint { id: *id, memory },
             (Some(Step::Restore(_)), Some(restoring)) => Call::Restore(restoring),
             (
                 None
