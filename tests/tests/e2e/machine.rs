@@ -437,6 +437,44 @@ async fn a_disk_has_no_more_layers_than_it_may_and_says_what_to_do() -> anyhow::
     world.stop().await
 }
 
+/// What a restore replaced is the topmost layer, so a restore of that puts one more on top.
+#[tokio::test(flavor = "multi_thread")]
+async fn restores_and_forks_keep_to_the_most_layers_too() -> anyhow::Result<()> {
+    let options = Options { agent: "max_layers = 4\n".into(), ..machines() };
+    let world = World::start(options).await?;
+    let sprite = world.create_with_backend("web", "public").await?;
+    world.get(&sprite, "/insert?id=1").await?;
+    for _ in 0..3 {
+        ensure!(checkpoint(&world, "web").await?["type"] == "complete");
+    }
+    world.get(&sprite, "/insert?id=2").await?;
+    let restore = async |id: &str| -> anyhow::Result<Value> {
+        Ok(world.call("POST", &format!("/v1/sprites/web/checkpoints/{id}/restore"), None).await?.1)
+    };
+    let restored = restore("v2").await?;
+    ensure!(restored["type"] == "complete", "{restored}");
+    let nonce = world.get(&sprite, "/nonce").await?.json()?["nonce"].clone();
+
+    let refused = restore("auto-0").await?;
+    let reason = refused["error"].as_str().unwrap_or_default();
+    ensure!(refused["type"] == "error" && reason.contains("delete checkpoints"), "{refused}");
+    let fork = json!({ "name": "fork", "fork": { "sprite": "web", "checkpoint": "auto-0" } });
+    let (status, refused) = world.call("POST", "/v1/sprites", Some(fork)).await?;
+    let reason = refused["message"].as_str().unwrap_or_default();
+    ensure!(status == 409 && refused["error"] == "too_many_layers", "{status} {refused}");
+    ensure!(reason.contains("delete checkpoints"), "{refused}");
+    assert_eq!(world.call("GET", "/v1/sprites/fork", None).await?.0, 404);
+    // Nobody was disturbed.
+    assert_eq!(world.get(&sprite, "/nonce").await?.json()?["nonce"], nonce);
+    assert_eq!(world.get(&sprite, "/rows").await?.json()?["last"], 1);
+
+    forget(&world, "web", "v0").await?;
+    let restored = restore("auto-0").await?;
+    ensure!(restored["type"] == "complete", "{restored}");
+    assert_eq!(world.get(&sprite, "/rows").await?.json()?["last"], 2);
+    world.stop().await
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_fork_with_memory_goes_on_where_its_source_was() -> anyhow::Result<()> {
     let mut world = World::start(machines()).await?;

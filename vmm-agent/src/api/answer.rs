@@ -79,6 +79,9 @@ impl From<DriverError> for Failure {
             matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
         };
         match &error {
+            DriverError::TooManyLayers { .. } => {
+                Self::new(StatusCode::CONFLICT, "too_many_layers", error.to_string())
+            }
             DriverError::Host { source, .. } | DriverError::AsItWas { source, .. } if full(source) => {
                 disk_full()
             }

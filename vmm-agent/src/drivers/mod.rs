@@ -174,6 +174,21 @@ pub(crate) enum DriverError {
         /// How much there is, less what is to stay free.
         left_mib: u64,
     },
+    /// The disk would have more layers on each other than it may. Nothing was changed.
+    #[error(
+        "could not {verb} sprite {id}: there are {depth} layers below the new one, and qemu.max_layers is {most}; \
+         delete checkpoints, so that layers can be merged"
+    )]
+    TooManyLayers {
+        /// What was asked.
+        verb: Verb,
+        /// Of which sprite.
+        id: SpriteId,
+        /// How many there are.
+        depth: usize,
+        /// How many a disk may have, the new one included.
+        most: usize,
+    },
     /// The host refused something before anything of the sprite had changed.
     #[error("could not {verb} sprite {id}, which is as it was: {step}")]
     AsItWas {
@@ -218,7 +233,10 @@ impl DriverError {
     /// Whether the sprite is certainly as it was before the call: a memory on disk, say, can still be loaded.
     pub(crate) const fn changed_nothing(&self) -> bool {
         match self {
-            Self::Unsupported { .. } | Self::NoRoom { .. } | Self::AsItWas { .. } => true,
+            Self::Unsupported { .. }
+            | Self::NoRoom { .. }
+            | Self::TooManyLayers { .. }
+            | Self::AsItWas { .. } => true,
             Self::NotRunning { .. }
             | Self::AlreadyRunning { .. }
             | Self::NoCheckpoint { .. }

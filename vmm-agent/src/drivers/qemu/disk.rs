@@ -253,7 +253,6 @@ pub(super) async fn fork(
     tool: &Path,
     of: &CheckpointId,
     files: &Files,
-    most: usize,
 ) -> Result<Option<()>, Failure> {
     make_directories(files)?;
     if read(files)?.is_some() {
@@ -261,7 +260,6 @@ pub(super) async fn fork(
     }
     let theirs = layers(source)?;
     let Some(layer) = theirs.checkpoint(of) else { return Ok(None) };
-    check_depth(&theirs, layer, most)?;
     let ours = theirs.fork(layer);
     for shared in theirs.chain(layer) {
         let to = Layers::path(files, shared);

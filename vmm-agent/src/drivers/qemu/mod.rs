@@ -680,13 +680,18 @@ impl Driver for QemuDriver {
         sprite: &SpriteSpec,
     ) -> Result<(), DriverError> {
         let (theirs, ours) = (self.layout.sprite(source), self.layout.sprite(sprite.id));
+        let (tool, most) = (&self.settings.image_program, self.settings.max_layers);
+        let layers = disk::layers(&theirs).map_err(error(Verb::Fork, source))?;
+        let depth = layers.checkpoint(&checkpoint).map_or(0, |below| layers.depth(below));
+        if depth >= most {
+            return Err(DriverError::TooManyLayers { verb: Verb::Fork, id: source, depth, most });
+        }
         let taken = kept::take(&theirs, &checkpoint, &ours).map_err(failed("take the copied memory"));
         let has_memory = taken.map_err(error(Verb::Fork, sprite.id))?;
         if has_memory {
             pass(Point::ForkTaken, &theirs);
         }
-        let (tool, most) = (&self.settings.image_program, self.settings.max_layers);
-        let forked = disk::fork(&theirs, tool, &checkpoint, &ours, most).await;
+        let forked = disk::fork(&theirs, tool, &checkpoint, &ours).await;
         let missing = DriverError::NoCheckpoint { verb: Verb::Fork, id: source, checkpoint };
         forked.map_err(error(Verb::Fork, sprite.id))?.ok_or(missing)?;
         if has_memory {
